@@ -1,0 +1,71 @@
+# Two commands for a newcomer: `make demo` and `make test`. `make help` lists the rest.
+# Each sets up what it needs: a virtual environment in .venv, and Debian's packages for servers.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# pytest's number of processes: one per core
+JOBS   ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lab-test latency clean
+
+help:  ## list what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: $(VENV)/.demo  ## the main job on embedded parts: recorded notifications in, ranked hosts out
+	@$(BIN)/python -m tools.demo
+
+test: $(VENV)/.test servers  ## all tests but the lab's: unit, and functional on real servers
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+
+check: $(VENV)/.check  ## style, types, import rules, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tools.generate --check
+	$(BIN)/reno --quiet lint
+
+format: $(VENV)/.check  ## format the code, write generated files anew
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python -m tools.generate
+
+lab-test: $(VENV)/.lab servers-lab  ## a real Nova control plane on this machine, driven through its operations
+	$(BIN)/python -m pytest tests/lab $(ARGS)
+
+latency: $(VENV)/.test servers  ## how long from a notification's publication to the changed set
+	$(BIN)/python -m tools.latency $(ARGS)
+
+clean:  ## remove what was made here, the virtual environment too
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# -- set-up --------------------------------------------------------------------------------
+
+.PHONY: servers servers-lab
+servers:
+	@tools/servers.sh rabbitmq-server redis-server
+
+servers-lab:
+	@tools/servers.sh rabbitmq-server redis-server mariadb-server
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "bus-cache needs Python 3.10 or later")'
+	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@touch $@
+
+# $(call install,EXTRA): this project, editable, with what the extra brings
+install = $(PIP) --editable '.[$(1)]' && touch $@
+
+$(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); once, about a minute ..."
+	@$(call install,demo)
+$(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt
+	@$(call install,test)
+$(VENV)/.check: $(VENV)/.created pyproject.toml constraints.txt
+	@$(call install,check)
+$(VENV)/.lab: $(VENV)/.created pyproject.toml constraints.txt
+	@$(call install,lab)

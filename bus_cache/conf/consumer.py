@@ -1,0 +1,151 @@
+"""``[consumer]``: which buses bus-cache-consumer reads, and how."""
+
+from __future__ import annotations
+
+import fnmatch
+
+from oslo_config import cfg, types
+
+from bus_cache import names
+from bus_cache.conf.text import paragraphs
+
+GROUP = "consumer"
+
+
+class BusName(types.String):
+    """An oslo.config type: the name of a queue, topic or exchange."""
+
+    def __call__(self, value: str) -> str:
+        """Return the value; ValueError where RabbitMQ would not take it, or people not read it."""
+        text: str = super().__call__(value).strip()
+        if text and not names.is_valid_name(text):
+            raise ValueError(f"{text[:60]!r} is no name of a queue, topic or exchange")
+        if text.startswith("amq."):
+            raise ValueError(f"{text!r}: RabbitMQ keeps names that start with 'amq.' for itself")
+        return text
+
+
+OPTIONS = [
+    cfg.MultiStrOpt(
+        "transport_url",
+        default=[],
+        secret=True,
+        help=paragraphs(
+            """
+            A message bus to read, as oslo.messaging writes it:
+            rabbit://user:password@host1:5672,user:password@host2:5672/vhost. May be given several
+            times: each cell has a RabbitMQ of its own, and so has the API level, where the deletion
+            of a compute service and the caching of images for an aggregate are told. Default:
+            [oslo_messaging_notifications] transport_url, then [DEFAULT] transport_url. TLS,
+            heartbeat and how exchanges and queues are declared are as [oslo_messaging_rabbit] says.
+            """
+        ),
+    ),
+    cfg.Opt(
+        "topics",
+        type=types.List(item_type=BusName()),
+        default=["notifications", "versioned_notifications"],
+        help=paragraphs(
+            """
+            Topics to read. Nova's unversioned notifications are on those of
+            [oslo_messaging_notifications] topics, its versioned ones on those of [notifications]
+            versioned_notifications_topics. One format is enough; where both are sent, the same fact
+            in both is one fact.
+            """
+        ),
+    ),
+    cfg.Opt(
+        "exchanges",
+        type=types.List(item_type=BusName()),
+        default=["nova", "glance"],
+        help=paragraphs(
+            """
+            Exchanges that notifications are published to: the control_exchange of Nova and of
+            Glance.
+            """
+        ),
+    ),
+    cfg.Opt(
+        "pool",
+        type=BusName(),
+        default="bus_cache",
+        help=paragraphs(
+            """
+            Name of our own queue on those exchanges, as oslo.messaging names a listener pool's.
+            Processes with the same name share its messages. Empty: read the topics' default queues
+            themselves, for topics that nobody else reads: two readers of one queue take each
+            other's messages.
+            """
+        ),
+    ),
+    cfg.IntOpt(
+        "prefetch",
+        default=500,
+        min=1,
+        max=65535,
+        help=paragraphs(
+            """
+            Messages that the broker hands out ahead of their acknowledgement, on each bus. It
+            bounds memory and the size of a batch; below 100 reading gets slower, above 1000 no
+            faster.
+            """
+        ),
+    ),
+    cfg.IntOpt(
+        "queue_max_bytes",
+        default=256 * 1024 * 1024,
+        min=0,
+        help=paragraphs(
+            """
+            Bytes that our own queue may hold; beyond, the broker drops the oldest messages first,
+            and the consumer notices. 256 MiB are about 60,000 notifications. The queue lives in the
+            broker, which all of OpenStack needs: without a bound a consumer that is stopped for
+            long would fill it. 0: no bound. A queue that exists is not changed: delete it, or set a
+            RabbitMQ policy.
+            """
+        ),
+    ),
+    cfg.IntOpt(
+        "queue_expires",
+        default=3 * 24 * 3600,
+        min=0,
+        max=6 * 24 * 3600,
+        help=paragraphs(
+            """
+            Seconds after which the broker deletes our own queue when no consumer reads it: a
+            bus-cache that was taken out leaves nothing behind. 3 days outlast a weekend. At most 6
+            days, since deletions of images and hosts are remembered for 7, to know late messages
+            about them. 0: never.
+            """
+        ),
+    ),
+    cfg.ListOpt(
+        "ignore_hosts",
+        default=[],
+        mutable=True,
+        help=paragraphs(
+            """
+            Patterns, as in a shell (*, ?, [...]), of hosts that cache no images and so never enter
+            the index: nova-compute for Ironic, or on Ceph with images_type = rbd and images in the
+            same Ceph. Hosts in the index that match are taken out at start and at SIGHUP.
+            """
+        ),
+    ),
+    cfg.BoolOpt(
+        "live_migration_evidence",
+        default=True,
+        mutable=True,
+        help=paragraphs(
+            """
+            Whether a live migration tells that the destination holds the server's image. True where
+            disks are qcow2 over a cached base image (Nova's default): Nova fetches the base to the
+            destination first. Set it to False with images_type raw or flat, where it does not.
+            """
+        ),
+    ),
+]
+
+
+def matches(host: str, patterns: list[str]) -> bool:
+    """Tell whether a host is one of those that ``ignore_hosts`` names."""
+    return any(fnmatch.fnmatchcase(host, pattern) for pattern in patterns)

@@ -1,0 +1,218 @@
+"""How to reach Redis: one ``redis_url`` for a single server, Sentinel or Cluster, TLS or not."""
+
+from __future__ import annotations
+
+import dataclasses
+import urllib.parse
+from typing import Any, Union
+
+import redis
+import redis.cluster
+import redis.sentinel
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+Client = Union[redis.Redis, redis.cluster.RedisCluster]
+
+_SCHEMES = (
+    "redis://[user:password@]host:6379/0",
+    "rediss://... (TLS)",
+    "unix:///path/to/socket?db=0",
+    "redis+sentinel://host1:26379,host2:26379/mymaster/0",
+    "redis+cluster://host1:6379,host2:6379",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A Redis to connect to: what a ``redis_url`` says, in parts.
+
+    ``kind`` is ``single``, ``unix``, ``sentinel`` or ``cluster``; ``nodes`` are (host, port);
+    ``path`` is a unix socket's; ``service`` is the name that the Sentinels watch.
+    """
+
+    kind: str
+    nodes: tuple[tuple[str, int], ...] = ()
+    path: str = ""
+    service: str = ""
+    database: int = 0
+    username: str | None = None
+    password: str | None = dataclasses.field(default=None, repr=False)
+    tls: bool = False
+
+    def __str__(self) -> str:
+        """Return the target for people: never with a password in it."""
+        if self.kind == "unix":
+            return f"unix://{self.path}?db={self.database}"
+        scheme = "rediss" if self.tls else "redis"
+        if self.kind != "single":
+            scheme += f"+{self.kind}"
+        where = ",".join(f"[{h}]:{p}" if ":" in h else f"{h}:{p}" for h, p in self.nodes)
+        tail = {"single": f"/{self.database}", "sentinel": f"/{self.service}/{self.database}"}
+        return f"{scheme}://{where}{tail.get(self.kind, '')}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tls:
+    """Files for TLS to Redis; empty: the system's certificate authorities, no client
+    certificate.
+    """
+
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+
+
+def parse(url: str) -> Target:
+    """Take a ``redis_url`` apart.
+
+    :raises ValueError: with one sentence for the operator. It never repeats the URL, which
+        may hold a password.
+    """
+    scheme, separator, _ = url.partition("://")
+    tls = scheme.startswith("rediss")
+    kind = {
+        "redis": "single",
+        "rediss": "single",
+        "unix": "unix",
+        "redis+sentinel": "sentinel",
+        "rediss+sentinel": "sentinel",
+        "redis+cluster": "cluster",
+        "rediss+cluster": "cluster",
+    }.get(scheme)
+    if not separator or kind is None:
+        raise ValueError("it must have one of the forms " + ", ".join(_SCHEMES))
+    try:
+        parts = urllib.parse.urlsplit(url)
+        query = urllib.parse.parse_qs(parts.query, strict_parsing=True) if parts.query else {}
+    except ValueError:
+        raise ValueError("it can't be parsed as a URL") from None
+    if parts.fragment:
+        raise ValueError("it has a '#': write one inside a password as %23")
+    unknown = set(query) - ({"db"} if kind == "unix" else set())
+    if unknown:
+        raise ValueError(f"it has unknown parameters: {', '.join(sorted(unknown))}")
+    userinfo, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = userinfo.partition(":")
+    credentials: dict[str, Any] = {
+        "username": urllib.parse.unquote(username) or None,
+        "password": urllib.parse.unquote(password) or None,
+        "tls": tls,
+    }
+    if kind == "unix":
+        if hosts or not parts.path:
+            raise ValueError("a unix socket is written unix:///path/to/socket?db=0")
+        database = query.get("db", ["0"])[-1]
+        return Target(
+            kind,
+            path=urllib.parse.unquote(parts.path),
+            database=_database(database),
+            **{**credentials, "tls": False},
+        )
+    default_port = 26379 if kind == "sentinel" else 6379
+    nodes = tuple(_node(text, default_port) for text in hosts.split(","))
+    path = parts.path.strip("/")
+    if kind == "single":
+        if len(nodes) != 1:
+            raise ValueError(
+                "several hosts need redis+sentinel:// or redis+cluster:// to say what they are"
+            )
+        return Target(kind, nodes, database=_database(path or "0"), **credentials)
+    if kind == "cluster":
+        if path not in ("", "0"):
+            raise ValueError("a Redis Cluster has database 0 only")
+        return Target(kind, nodes, **credentials)
+    service, _, database = path.partition("/")
+    if not service:
+        raise ValueError("a Sentinel URL names its service: redis+sentinel://host:26379/mymaster/0")
+    return Target(
+        kind,
+        nodes,
+        service=urllib.parse.unquote(service),
+        database=_database(database or "0"),
+        **credentials,
+    )
+
+
+def _database(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise ValueError(f"{text!r} is no database number")
+    return int(text)
+
+
+def _node(text: str, default_port: int) -> tuple[str, int]:
+    try:
+        parts = urllib.parse.urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no host and port: {error}") from None
+    if not host or parts.path or any(c.isspace() for c in host):
+        raise ValueError(f"{text!r} is no host and port")
+    return host, port or default_port
+
+
+def connect(
+    target: Target,
+    *,
+    connect_timeout: float,
+    read_timeout: float,
+    tls: Tls | None = None,
+    sentinel_username: str | None = None,
+    sentinel_password: str | None = None,
+    client_name: str = "bus-cache",
+) -> Client:
+    """Return a client for a target. Nothing is sent before its first command, except to a Cluster.
+
+    :param connect_timeout: seconds for the TCP connection.
+    :param read_timeout: seconds for each read of an answer. redis-py's timeouts are for one read,
+        not for a whole call.
+    :param tls: files for TLS; used where the target says TLS, for Sentinels too.
+    :returns: a client that answers bytes and tries each command once: who calls decides
+        whether a second try is worth its time. (redis-py's own default is ten tries.)
+    """
+    tls = tls or Tls()
+    retry: Retry = Retry(NoBackoff(), 0)
+    secure: dict[str, Any] = {}
+    if target.tls:
+        secure = {
+            "ssl": True,
+            "ssl_cert_reqs": "required",
+            "ssl_check_hostname": True,
+            "ssl_ca_certs": tls.ca_file or None,
+            "ssl_certfile": tls.cert_file or None,
+            "ssl_keyfile": tls.key_file or None,
+        }
+    common: dict[str, Any] = {
+        "username": target.username,
+        "password": target.password,
+        "socket_connect_timeout": connect_timeout,
+        "socket_timeout": read_timeout,
+        "socket_keepalive": True,
+        "client_name": client_name,
+        "retry": retry,
+        "health_check_interval": 0,
+    }
+    if target.kind == "cluster":
+        nodes = [redis.cluster.ClusterNode(host, port) for host, port in target.nodes]
+        return redis.cluster.RedisCluster(startup_nodes=nodes, **{**common, **secure})
+    if target.kind == "unix":
+        unix = {k: v for k, v in common.items() if k != "socket_keepalive"}
+        return redis.Redis(unix_socket_path=target.path, db=target.database, **unix)
+    if target.kind == "sentinel":
+        sentinels = redis.sentinel.Sentinel(
+            target.nodes,
+            sentinel_kwargs={
+                "username": sentinel_username or None,
+                "password": sentinel_password or None,
+                "socket_connect_timeout": connect_timeout,
+                "socket_timeout": read_timeout,
+                "retry": retry,
+                **secure,
+            },
+        )
+        master: redis.Redis = sentinels.master_for(
+            target.service, db=target.database, **{**common, **secure}
+        )
+        return master
+    host, port = target.nodes[0]
+    return redis.Redis(host=host, port=port, db=target.database, **{**common, **secure})

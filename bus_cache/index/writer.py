@@ -1,0 +1,217 @@
+"""Changes of the index: each kind is one atomic Lua script, applied in batches.
+
+The outcome does not depend on order or repetition: of evidence the newest stamp stays, an image's
+deletion is final (its id is never used again), a host's deletion beats what is stamped before it.
+Deletions are remembered for :data:`REMEMBER` seconds, longer than a message can be late.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import msgpack
+import redis
+
+from bus_cache import connect, names
+from bus_cache.index.changes import Change, Held, HostDeleted, ImageDeleted, ImageSize
+
+REMEMBER = 7 * 24 * 3600
+"""Seconds for which a deletion is remembered. Our queue expires before, so no later message is
+left."""
+
+BATCH = 200
+"""Statements in one script call: about a millisecond of Redis' time."""
+
+HOSTS_PER_CALL = 1000
+"""Hosts that one script call takes out of a deleted image's set."""
+
+_PASSING = (
+    "OOM",
+    "READONLY",
+    "LOADING",
+    "BUSY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "NOREPLICAS",
+    "NOAUTH",
+    "WRONGPASS",
+    "NOPERM",
+    "MISCONF",
+    "MOVED",
+    "ASK",
+    "NOSCRIPT",
+    "EXECABORT",
+)
+"""How an error of Redis begins that passes, by itself or by an operator's hand."""
+
+
+T = TypeVar("T")
+
+
+class SchemaError(Exception):
+    """The keyspace was written by another version of bus-cache, whose keys this one does not
+    know.
+    """
+
+
+class Unavailable(Exception):
+    """Redis is away or refuses to write for now; the text says why. Nothing is lost by trying
+    again."""
+
+
+class Writer:
+    """Writes statements into one keyspace."""
+
+    def __init__(self, client: connect.Client, keyspace: str) -> None:
+        """Take a client for Redis and the keyspace's name; nothing is sent yet."""
+        self._client = client
+        self._keys = names.Keys(keyspace)
+        self._keyspace = keyspace
+        self._scripts: dict[str, Any] = {}
+        for name in ("hold", "size", "delete_image", "delete_host", "forget_images"):
+            text = importlib.resources.files(__package__).joinpath(f"lua/{name}.lua").read_text()
+            self._scripts[name] = client.register_script(text)
+
+    def check(self) -> None:
+        """Ask whether the keyspace can be written.
+
+        :raises SchemaError: its schema is not ours.
+        :raises Unavailable: Redis is away or refuses.
+        """
+        try:
+            found = self._client.get(self._keys.schema)
+        except (redis.RedisError, OSError) as error:
+            raise Unavailable(explain(error)) from error
+        if found is not None and found != str(names.SCHEMA).encode():
+            raise self._other_schema(ascii(found))
+
+    def apply(self, changes: Iterable[Change]) -> list[tuple[Sequence[Change], str]]:
+        """Put statements into the index.
+
+        :returns: what Redis refuses for good with its reason, such as statements about a key that
+            holds something that is not ours; all else is in the index.
+        :raises Unavailable: Redis is away or refuses to write for now; an unknown part of the
+            statements may be in the index, so apply all of them again.
+        :raises SchemaError: the keyspace's schema is not ours.
+        """
+        refused: list[tuple[Sequence[Change], str]] = []
+        for group in _groups(changes):
+            self._apply_group(group, refused)
+        return refused
+
+    def _apply_group(
+        self, group: Sequence[Change], refused: list[tuple[Sequence[Change], str]]
+    ) -> None:
+        """Apply statements of one kind; halve a refused group until what is wrong stands alone."""
+        try:
+            self._call(group)
+        except redis.ResponseError as error:
+            reason = explain(error)
+            if reason.startswith("SCHEMA "):
+                raise self._other_schema(reason.partition(" ")[2]) from error
+            if reason.upper().startswith(_PASSING):
+                raise Unavailable(reason) from error
+            if len(group) == 1:
+                refused.append((group, reason))
+                return
+            middle = len(group) // 2
+            self._apply_group(group[:middle], refused)
+            self._apply_group(group[middle:], refused)
+        except (redis.RedisError, OSError) as error:
+            raise Unavailable(explain(error)) from error
+
+    def _call(self, group: Sequence[Change]) -> None:
+        first = group[0]
+        if isinstance(first, Held):
+            rows: list[Any] = [
+                (c.host, c.image_id, *_fingerprints(c.image_id), c.stamp, int(c.source))
+                for c in group
+                if isinstance(c, Held)
+            ]
+            self._run("hold", _pack(rows))
+        elif isinstance(first, ImageSize):
+            rows = [
+                (c.image_id, *_fingerprints(c.image_id), c.size, c.stamp)
+                for c in group
+                if isinstance(c, ImageSize)
+            ]
+            self._run("size", _pack(rows))
+        elif isinstance(first, ImageDeleted):
+            hexadecimal, raw = _fingerprints(first.image_id)
+            while self._run("delete_image", hexadecimal, raw, REMEMBER, HOSTS_PER_CALL):
+                pass
+        else:
+            self._run("delete_host", first.host, first.stamp, REMEMBER)
+
+    def forget_images(self, before: int) -> None:
+        """Forget id and size of images that no host holds and of which nothing was heard since.
+
+        :param before: stamp in milliseconds.
+        :raises Unavailable: Redis is away or refuses to write for now.
+        """
+        cursor: Any = 0
+        try:
+            while True:
+                cursor = int(self._run("forget_images", cursor, before // 86_400_000))
+                if cursor == 0:
+                    return
+        except (redis.RedisError, OSError) as error:
+            raise Unavailable(explain(error)) from error
+
+    def hosts(self) -> Iterator[str]:
+        """Yield the hosts that the index knows; :class:`Unavailable` where Redis is away."""
+        try:
+            for member, _ in self._client.zscan_iter(self._keys.hosts, count=1000):
+                yield member.decode()
+        except (redis.RedisError, OSError) as error:
+            raise Unavailable(explain(error)) from error
+
+    def _run(self, name: str, *arguments: Any) -> Any:
+        return self._scripts[name](keys=[self._keys.schema], args=[names.SCHEMA, *arguments])
+
+    def _other_schema(self, found: str) -> SchemaError:
+        return SchemaError(
+            f"the keyspace {self._keyspace!r} has schema {found[:20]}, and this version of "
+            f"bus-cache knows schema {names.SCHEMA} only: use the version that wrote it, or "
+            "another [bus_cache] keyspace"
+        )
+
+
+def explain(error: BaseException) -> str:
+    """Return why Redis can't be used, on one line and never empty."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _pack(rows: list[Any]) -> bytes:
+    """Pack rows for Redis' cmsgpack, which knows strings only, not msgpack's later binary type."""
+    packed: bytes = msgpack.packb(rows, use_bin_type=False)
+    return packed
+
+
+def _fingerprints(image_id: str) -> tuple[str, bytes]:
+    hexadecimal = names.fingerprint(image_id)
+    return hexadecimal, bytes.fromhex(hexadecimal)
+
+
+def _groups(changes: Iterable[Change]) -> Iterator[Sequence[Change]]:
+    """Yield statements of one kind that one script call can take; what is said twice, once.
+
+    Sorting by kind is allowed since order does not matter. Two formats of one notification say the
+    same within milliseconds: only the newest of what is said about one host and image goes on.
+    """
+    newest: dict[tuple[object, ...], Change] = {}
+    for change in changes:
+        key = (type(change), *change[:2]) if isinstance(change, Held) else (type(change), change[0])
+        other = newest.get(key)
+        if other is None or other < change:
+            newest[key] = change
+    for kind, size in ((Held, BATCH), (ImageSize, BATCH), (ImageDeleted, 1), (HostDeleted, 1)):
+        yield from _chunks([c for c in newest.values() if isinstance(c, kind)], size)
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,496 @@
+"""One message bus, read with kombu: connection, declarations, our queue, acknowledgement.
+
+One code path for RabbitMQ and for kombu's in-memory transport.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import itertools
+import os
+import random
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import kombu.compression
+import kombu.exceptions
+from amqp import exceptions as amqp_exceptions
+from kombu.connection import Connection
+from kombu.entity import Exchange
+from oslo_config import cfg
+from oslo_log import log as logging
+
+from bus_cache.conf import consumer
+from consumers import transport as transports
+from consumers.transport import Transport
+
+LOG = logging.getLogger(__name__)
+
+PRIORITIES = ("info", "error")
+"""Nova publishes what a host did on ``<topic>.info`` and what failed on ``<topic>.error``."""
+
+_DROPPED_BYTES = 1024 * 1024
+_COMPRESSED_BYTES = 64 * 1024
+
+_OPTION_OF_ARGUMENT = {
+    "x-max-length-bytes": "[consumer] queue_max_bytes",
+    "x-expires": "[consumer] queue_expires",
+    "x-queue-type": "[oslo_messaging_rabbit] rabbit_quorum_queue",
+    "durable": "[oslo_messaging_rabbit] amqp_durable_queues",
+    "auto_delete": "[oslo_messaging_rabbit] amqp_auto_delete",
+}
+
+
+class BusError(Exception):
+    """The bus can't be used for now; the text says why, on one line and without a password."""
+
+
+class Delivery(NamedTuple):
+    """A message as it came: its raw body, and where it was."""
+
+    body: bytes
+    exchange: str
+    queue: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """What to read on a bus. ``pool`` empty: the topics' default queues themselves.
+
+    ``max_bytes`` and ``expires`` (seconds) bound our own queue; 0: no bound.
+    """
+
+    topics: tuple[str, ...]
+    exchanges: tuple[str, ...]
+    pool: str
+    max_bytes: int = 0
+    expires: int = 0
+    prefetch: int = 500
+
+    @classmethod
+    def from_conf(cls, conf: cfg.ConfigOpts) -> Topology:
+        """Return what ``[consumer]`` says."""
+        group = conf[consumer.GROUP]
+        return cls(
+            tuple(group.topics),
+            tuple(group.exchanges),
+            group.pool,
+            group.queue_max_bytes,
+            group.queue_expires,
+            group.prefetch,
+        )
+
+    @property
+    def default_queues(self) -> list[str]:
+        """The queues that Nova's and Glance's publishers declare themselves; also the routing
+        keys.
+        """
+        return [f"{topic}.{priority}" for topic in self.topics for priority in PRIORITIES]
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues that notifications are read from."""
+        return [self.pool] if self.pool else self.default_queues
+
+    @property
+    def dropped_queue(self) -> str:
+        """The queue to which the broker moves what our own queue could not hold; empty: none."""
+        return f"{self.pool}.dropped" if self.pool and self.max_bytes else ""
+
+
+class Bus:
+    """A bus and our queues on it.
+
+    Call :meth:`open`, then :meth:`drain` again and again; each delivery goes to ``on_delivery``,
+    each message that the broker dropped from our queue to ``on_dropped``. Every method may raise
+    :class:`BusError`: then :meth:`close` and, after a while, :meth:`open` again. What was not
+    acknowledged comes again.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        topology: Topology,
+        on_delivery: Callable[[Delivery], None],
+        on_dropped: Callable[[], None],
+    ) -> None:
+        """Take what to connect to and what to read; nothing is sent yet."""
+        self.transport = transport
+        self.topology = topology
+        self._on_delivery = on_delivery
+        self._on_dropped = on_dropped
+        urls = list(transport.urls)
+        random.shuffle(urls)
+        self._urls = itertools.cycle(urls)
+        self._connection: Connection | None = None
+        self._channel: Any = None
+        self._tags: collections.deque[Any] = collections.deque()
+        self._known_queues: set[str] = set()
+        self._said: dict[str, str] = {}
+        self._multiple = False
+
+    def __str__(self) -> str:
+        """Return the bus for people: never with a password in it."""
+        return self.transport.shown
+
+    @property
+    def consuming(self) -> bool:
+        """Whether messages are handed to us now."""
+        return self._channel is not None
+
+    def open(self) -> None:
+        """Connect to the next broker of the bus and declare and bind what we read."""
+        with self._errors():
+            self._connection = connect(self.transport, next(self._urls))
+            self._multiple = self._connection.transport.driver_type == "amqp"
+            self._declare(self._connection)
+
+    def consume(self) -> None:
+        """Let the broker hand out messages, at most ``prefetch`` ahead of their acknowledgement."""
+        with self._errors():
+            assert self._connection is not None
+            channel = self._connection.channel()
+            channel.auto_decode = False
+            channel.basic_qos(0, self.topology.prefetch, False)
+            for name in self.topology.queues:
+                self._subscribe(channel, name, self._deliver)
+            if self.topology.dropped_queue and self._multiple:
+                self._subscribe(channel, self.topology.dropped_queue, self._drop)
+            self._channel = channel
+
+    def drain(self, timeout: float) -> bool:
+        """Handle what the broker sends next; False where it sends nothing for ``timeout``
+        seconds.
+        """
+        with self._errors():
+            assert self._connection is not None
+            try:
+                self._connection.drain_events(timeout=timeout)
+            except TimeoutError:
+                return False
+            return True
+
+    def heartbeat(self) -> None:
+        """Tell the broker that we live, and see whether it does: call about once a second."""
+        with self._errors():
+            if self._connection is not None and self._connection.supports_heartbeats:
+                self._connection.heartbeat_check()
+
+    def acknowledge(self) -> None:
+        """Acknowledge all that was delivered so far."""
+        if not self._tags:
+            return
+        with self._errors():
+            if self._multiple:
+                self._channel.basic_ack(self._tags[-1], multiple=True)
+            else:
+                for tag in self._tags:
+                    self._channel.basic_ack(tag)
+            self._tags.clear()
+
+    def give_back(self) -> None:
+        """Stop consuming; what was not acknowledged goes back to the queue, once."""
+        channel, self._channel = self._channel, None
+        self._tags.clear()
+        if channel is not None:
+            with self._errors():
+                if not self._multiple:
+                    channel.basic_recover(requeue=True)
+                channel.close()
+
+    def close(self) -> None:
+        """Leave the bus. Never raises; what was not acknowledged goes back to the queue."""
+        try:
+            self.give_back()
+        except BusError:
+            pass
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.release()
+            except Exception:  # a broken connection may fail in any way, and is gone either way
+                LOG.debug("%s: closing the connection failed", self, exc_info=True)
+
+    def unread(self) -> dict[str, int]:
+        """Return Nova's default queues that nobody reads, with the messages waiting there.
+
+        Empty without a pool: then they are what we read.
+        """
+        waiting: dict[str, int] = {}
+        if not self.topology.pool or not self._multiple:
+            return waiting
+        with self._errors():
+            assert self._connection is not None
+            for name in self.topology.default_queues:
+                found = passive(self._connection, name)
+                if found is not None and found.consumer_count == 0 and found.message_count:
+                    waiting[name] = found.message_count
+        return waiting
+
+    # -- declarations ----------------------------------------------------------------------
+
+    def _declare(self, connection: Connection) -> None:
+        for exchange in self.topology.exchanges:
+            self._declare_exchange(connection, exchange)
+        for name in self.topology.queues:
+            self._declare_queue(connection, name)
+        with connection.channel() as channel:
+            for name in self.topology.queues:
+                keys = self.topology.default_queues if self.topology.pool else [name]
+                for exchange in self.topology.exchanges:
+                    for key in keys:
+                        channel.queue_bind(queue=name, exchange=exchange, routing_key=key)
+
+    def _declare_exchange(self, connection: Connection, name: str) -> None:
+        """Use the exchange as it is; where it is absent, declare it as OpenStack's services
+        would.
+        """
+        exchange = Exchange(
+            name, "topic", durable=self.transport.durable, auto_delete=self.transport.auto_delete
+        )
+        if self._multiple:
+            try:
+                with connection.channel() as channel:
+                    exchange(channel).declare(passive=True)
+                return
+            except amqp_exceptions.NotFound:
+                LOG.info(
+                    "%s: exchange %s is absent, declaring it %s as [oslo_messaging_rabbit] says",
+                    self,
+                    name,
+                    "durable" if exchange.durable else "not durable",
+                )
+        with connection.channel() as channel:
+            exchange(channel).declare()
+
+    def _declare_queue(self, connection: Connection, name: str) -> None:
+        existed = self._multiple and passive(connection, name) is not None
+        if not self.topology.pool:
+            if not existed:
+                arguments = self.transport.queue_arguments
+                self._declare_one(
+                    connection,
+                    name,
+                    arguments,
+                    self.transport.durable,
+                    self.transport.auto_delete,
+                )
+            return
+        if not existed and name in self._known_queues:
+            LOG.warning(
+                "%s: our queue %s was deleted, or the broker lost it: what was published since "
+                "is lost to us",
+                self,
+                name,
+            )
+        elif not existed:
+            LOG.info(
+                "%s: declaring our queue %s; what was published before is not in it", self, name
+            )
+        self._known_queues.add(name)
+        arguments = {}
+        if self.transport.quorum:
+            arguments["x-queue-type"] = "quorum"
+        if self.topology.max_bytes:
+            arguments["x-max-length-bytes"] = self.topology.max_bytes
+            arguments["x-overflow"] = "drop-head"
+            arguments["x-dead-letter-exchange"] = ""
+            arguments["x-dead-letter-routing-key"] = self.topology.dropped_queue
+        if self.topology.expires:
+            arguments["x-expires"] = self.topology.expires * 1000
+        if self.topology.dropped_queue:
+            dropped = {"x-max-length-bytes": _DROPPED_BYTES, "x-overflow": "drop-head"}
+            if self.topology.expires:
+                dropped["x-expires"] = self.topology.expires * 1000
+            self._declare_one(connection, self.topology.dropped_queue, dropped, True, False)
+        self._declare_one(connection, name, arguments, True, False)
+
+    def _declare_one(
+        self,
+        connection: Connection,
+        name: str,
+        arguments: Mapping[str, Any],
+        durable: bool,
+        auto_delete: bool,
+    ) -> None:
+        """Declare a queue; where it exists with other properties, say so and use it as it is."""
+        try:
+            with connection.channel() as channel:
+                channel.queue_declare(
+                    queue=name,
+                    durable=durable,
+                    auto_delete=auto_delete,
+                    exclusive=False,
+                    arguments=dict(arguments),
+                )
+        except amqp_exceptions.PreconditionFailed as error:
+            option = next(
+                (o for a, o in _OPTION_OF_ARGUMENT.items() if f"'{a}'" in str(error)),
+                "the options of [consumer] and [oslo_messaging_rabbit]",
+            )
+            self._say_once(
+                f"declare {name}",
+                f"queue {name} exists with other properties than {option} asks for, and is used "
+                f"as it is: set {option} as before, or delete the queue (rabbitmqctl "
+                f"delete_queue {name}) to have it declared anew. The broker says: {_short(error)}",
+            )
+
+    def _say_once(self, what: str, text: str) -> None:
+        if self._said.get(what) != text:
+            self._said[what] = text
+            LOG.warning("%s: %s", self, text)
+
+    # -- deliveries ------------------------------------------------------------------------
+
+    def _subscribe(self, channel: Any, queue: str, callback: Callable[[str, Any], None]) -> None:
+        channel.basic_consume(
+            queue=queue,
+            no_ack=False,
+            consumer_tag=f"{self.topology.pool or 'bus_cache'}-{os.getpid()}-{queue}",
+            callback=functools.partial(callback, queue),
+            **({"on_cancel": self._cancelled} if self._multiple else {}),
+        )
+
+    def _deliver(self, queue: str, message: Any) -> None:
+        """Take a message as py-amqp (RabbitMQ) or kombu (in memory, already unpacked) hands it."""
+        self._tags.append(message.delivery_tag)
+        body = message.body
+        if isinstance(body, str):
+            body = body.encode("utf-8", "surrogateescape")
+        headers = message.properties.get("application_headers") if self._multiple else None
+        if headers and "compression" in headers:
+            body = _decompress(body, headers["compression"])
+        exchange = message.delivery_info.get("exchange") or ""
+        self._on_delivery(Delivery(body, exchange, queue))
+
+    def _drop(self, queue: str, message: Any) -> None:
+        self._tags.append(message.delivery_tag)
+        self._on_dropped()
+
+    def _cancelled(self, consumer_tag: str) -> None:
+        raise amqp_exceptions.ConsumerCancelled("the broker took the queue away from us")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn whatever kombu and py-amqp raise about a broken bus into :class:`BusError`."""
+        try:
+            yield
+        except BusError:
+            raise
+        except _BROKEN as error:
+            raise BusError(_short(error)) from error
+
+
+_BROKEN = (
+    OSError,
+    EOFError,
+    struct.error,
+    amqp_exceptions.AMQPError,
+    kombu.exceptions.KombuError,
+    AttributeError,  # py-amqp, where the connection is lost while it is in use
+)
+
+
+class QueueDepth(NamedTuple):
+    """How many messages wait in one of our queues, and how many consumers read it; None:
+    unknown.
+    """
+
+    bus: str
+    queue: str
+    messages: int | None
+    consumers: int | None
+    error: str
+
+
+def queue_depths(conf: cfg.ConfigOpts) -> list[QueueDepth]:
+    """Return the depth of the queues that we read, on each configured bus.
+
+    A bus that is away is told in ``error``, after at most some seconds.
+
+    :raises bus_cache.conf.ConfigurationError: no bus is configured, or a wrong one.
+    """
+    topology = Topology.from_conf(conf)
+    rows = []
+    for transport in transports.transports(conf):
+        try:
+            with connect(transport, transport.urls[0]) as connection:
+                for name in topology.queues:
+                    found = passive(connection, name)
+                    if found is None:
+                        rows.append(QueueDepth(transport.shown, name, None, None, "no such queue"))
+                        continue
+                    counts = (found.message_count, found.consumer_count)
+                    rows.append(QueueDepth(transport.shown, name, *counts, ""))
+        except _BROKEN as error:
+            rows += [
+                QueueDepth(transport.shown, n, None, None, _short(error)) for n in topology.queues
+            ]
+    return rows
+
+
+def connect(transport: Transport, url: str) -> Connection:
+    """Return an open connection to one broker of a bus.
+
+    A connection of its own for each try: kombu keeps the first broker's name for checking the
+    certificates of all others.
+    """
+    options = dict(transport.options)
+    if isinstance(options.get("ssl"), dict):
+        options["ssl"] = dict(options["ssl"])
+    if url.startswith("memory:"):
+        options["transport_options"] = {"polling_interval": 0.01}
+    else:
+        options["connect_timeout"] = 5
+        options["transport_options"] = {
+            # seconds; a broker that accepts and never answers must not hold us for ever
+            "read_timeout": 15,
+            "write_timeout": 15,
+            "client_properties": {
+                "connection_name": f"bus-cache-consumer:{os.getpid()}",
+                "capabilities": {
+                    "authentication_failure_close": True,
+                    "connection.blocked": True,
+                    "consumer_cancel_notify": True,
+                },
+            },
+        }
+    connection = Connection(url, **options)
+    try:
+        connection.connect()
+    except Exception:
+        connection.release()
+        raise
+    return connection
+
+
+def passive(connection: Connection, queue: str) -> Any:
+    """Return (queue, message_count, consumer_count) of a queue as it is, or None where there's
+    none."""
+    try:
+        with connection.channel() as channel:
+            return channel.queue_declare(queue=queue, passive=True)
+    except (amqp_exceptions.NotFound, kombu.exceptions.ChannelError):
+        return None
+
+
+def _decompress(body: bytes, compression: str) -> bytes:
+    """Undo ``[oslo_messaging_rabbit] kombu_compression``.
+
+    What can't be undone, or is so large that it may be a bomb, is left for the decoder to refuse.
+    """
+    if len(body) > _COMPRESSED_BYTES:
+        return b"compressed, and too large"
+    try:
+        unpacked: bytes = kombu.compression.decompress(body, compression)
+    except Exception:  # each codec has errors of its own; a compression that we lack is a KeyError
+        return b"compressed, and can't be unpacked"
+    return unpacked
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

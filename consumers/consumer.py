@@ -1,0 +1,376 @@
+"""The consumer: reads one bus, turns notifications into changes, writes them, then acknowledges.
+
+A message is acknowledged only when what it says is in Redis, or when it says nothing. So whatever
+dies at whatever moment, a message is handled at least once, and handling it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from oslo_log import log as logging
+
+from bus_cache.conf import consumer as conf
+from bus_cache.index.changes import Change, Held, HostDeleted, Source
+from bus_cache.index.writer import SchemaError, Unavailable, Writer
+from consumers import events, evidence
+from consumers.bus import Bus, BusError, Delivery, Topology
+from consumers.transport import Transport
+
+LOG = logging.getLogger(__name__)
+
+LINGER = 0.02
+"""Seconds that a change may wait for others to share its round trip, under a steady stream."""
+
+PATIENCE = 60.0
+"""Seconds without Redis after which messages go back to the queue and consuming stops. RabbitMQ
+closes a channel on which a message stays unacknowledged for 30 minutes."""
+
+LONGEST_PAUSE = 5.0
+"""Seconds between two tries at a Redis that is away, at the most; half a minute for a broker."""
+
+UPKEEP = 600.0
+"""Seconds between two looks at what grows: unread queues, images that nobody holds."""
+
+KEEP_UNHELD = 30 * 24 * 3600
+"""Seconds for which an image that no host holds is remembered, with its id and size."""
+
+COMPLAINTS = 20
+"""Lines per minute about messages that can't be understood; the rest is counted."""
+
+
+class Rules:
+    """What the configuration says about evidence; replaced as a whole when it is read again."""
+
+    def __init__(
+        self, ignore_hosts: Sequence[str] = (), live_migration_evidence: bool = True
+    ) -> None:
+        """Take the values of the options of these names in ``[consumer]``."""
+        self.ignore_hosts = list(ignore_hosts)
+        self.live_migration_evidence = live_migration_evidence
+
+    def admit(self, change: Change) -> bool:
+        """Tell whether a change may enter the index."""
+        if not isinstance(change, Held):
+            return True
+        if change.source is Source.LIVE_MIGRATION and not self.live_migration_evidence:
+            return False
+        return not (self.ignore_hosts and conf.matches(change.host, self.ignore_hosts))
+
+
+class Consumer:
+    """Reads one bus into one keyspace until it is told to stop.
+
+    :ivar counts: what happened so far, by name: ``received``, ``irrelevant``, ``malformed``,
+        ``applied`` (changes written), ``refused`` (changes that Redis refuses for good),
+        ``dropped`` (messages that the broker dropped from our full queue), ``connections``.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        topology: Topology,
+        writer: Writer,
+        rules: Rules,
+        *,
+        patience: float = PATIENCE,
+    ) -> None:
+        """Take a bus, what to read on it, and where to write.
+
+        :param patience: seconds; see :data:`PATIENCE`.
+        """
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.rules = rules
+        self._bus = Bus(transport, topology, self._on_delivery, self._on_dropped)
+        self._batch = topology.prefetch
+        self._writer = writer
+        self._patience = patience
+        self._stop = threading.Event()
+        self._changes: list[Change] = []
+        self._unacknowledged = 0
+        self._oldest = 0.0
+        self._redis = _State(f"Redis (for {self._bus})")
+        self._broker = _State(str(self._bus))
+        self._complaints = _Limit(COMPLAINTS)
+        self._drops = _Limit(1)
+        self._purge = True
+        self._next_upkeep = 0.0
+        self._waiting: dict[str, int] = {}
+
+    def stop(self) -> None:
+        """Ask :meth:`run` to write and acknowledge what it has in hand, and to return. From any
+        thread."""
+        self._stop.set()
+
+    def use(self, rules: Rules) -> None:
+        """Go on with other rules. From any thread."""
+        self.rules = rules
+        self._purge = True
+
+    def run(self) -> None:
+        """Read until :meth:`stop`. A broker or a Redis that is away is waited for."""
+        pause = _Backoff(30.0)
+        while not self._stop.is_set():
+            try:
+                self._bus.open()
+                self._bus.consume()
+                self.counts["connections"] += 1
+                self._broker.up(f"reading {', '.join(self._bus.topology.queues)}")
+                self._next_upkeep = 0.0
+                pause.reset()
+                self._read()
+            except BusError as error:
+                self._broker.down(str(error))
+            finally:
+                self._forget()
+                self._bus.close()
+            self._stop.wait(pause.next() if not self._stop.is_set() else 0)
+
+    # -- the loop --------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        beat = time.monotonic()
+        while not self._stop.is_set():
+            # with something in hand, look only whether there is more at once
+            got = self._bus.drain(0.001 if self._changes and not self._redis.is_down else 0.5)
+            now = time.monotonic()
+            if not got or self._is_due(now):
+                self._flush(now)
+            if now - beat >= 1.0:
+                beat = now
+                self._bus.heartbeat()
+                self._keep_up(now)
+        if self._bus.consuming:
+            self._redis.retry_now()
+            self._flush(time.monotonic())
+
+    def _is_due(self, now: float) -> bool:
+        """Whether to write though more is coming: a full batch, or a change that has waited."""
+        if self._unacknowledged >= self._batch:
+            return True
+        return bool(self._changes) and now - self._oldest >= LINGER
+
+    def _flush(self, now: float) -> None:
+        """Write what is in hand, then acknowledge; where Redis is away, later."""
+        if self._redis.is_down and not self._redis.may_retry(now):
+            return
+        try:
+            if self._changes:
+                self._write()
+            elif self._redis.is_down:
+                self._writer.check()
+        except (Unavailable, SchemaError) as error:
+            self._redis.down(str(error))
+            if self._bus.consuming and self._redis.seconds_down() >= self._patience:
+                LOG.warning(
+                    "%s: Redis is away for more than %.0f s: giving %d messages back to the queue "
+                    "and not consuming until it is there again",
+                    self._bus,
+                    self._patience,
+                    self._unacknowledged,
+                )
+                self._forget()
+                self._bus.give_back()
+            return
+        self._redis.up("answers again" if self._redis.is_down else "in use")
+        self._forget()
+        if self._bus.consuming:
+            self._bus.acknowledge()
+        else:
+            self._bus.consume()
+
+    def _write(self) -> None:
+        for changes, reason in self._writer.apply(self._changes):
+            self.counts["refused"] += len(changes)
+            if self._complaints.allow():
+                LOG.error("Redis refuses %s: %s. Is its key somebody else's?", changes[0], reason)
+        self.counts["applied"] += len(self._changes)
+
+    def _forget(self) -> None:
+        self._changes = []
+        self._unacknowledged = 0
+
+    def _keep_up(self, now: float) -> None:
+        """Do what is due from time to time: it may wait, so a failure is left for the next time."""
+        if self._redis.is_down:
+            return
+        try:
+            if self._purge:
+                self._purge = False
+                self._take_out_ignored()
+            if now >= self._next_upkeep:
+                self._next_upkeep = now + UPKEEP
+                self._look_for_unread()
+                self._writer.forget_images(_milliseconds() - KEEP_UNHELD * 1000)
+        except (Unavailable, SchemaError) as error:
+            self._purge = True
+            self._redis.down(str(error))
+
+    def _take_out_ignored(self) -> None:
+        patterns = self.rules.ignore_hosts
+        if not patterns:
+            return
+        ignored = [host for host in self._writer.hosts() if conf.matches(host, patterns)]
+        if ignored:
+            LOG.info("taking %d hosts out of the index that ignore_hosts names", len(ignored))
+            self._writer.apply(HostDeleted(host, _milliseconds()) for host in ignored)
+
+    def _look_for_unread(self) -> None:
+        for queue, messages in self._bus.unread().items():
+            if messages > self._waiting.get(queue, 0):
+                LOG.warning(
+                    "%s: nobody reads queue %s, %d messages wait there, and it grows until the "
+                    "broker stops Nova's services. Publish for us on a topic of our own, bound "
+                    "the queue by a policy, or, where no other service reads these "
+                    "notifications, set [consumer] pool empty. See 'Queues' in the deployment "
+                    "guide",
+                    self._bus,
+                    queue,
+                    messages,
+                )
+                self._waiting[queue] = messages
+
+    # -- messages --------------------------------------------------------------------------
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        self.counts["received"] += 1
+        self._unacknowledged += 1
+        event_type = events.peek(delivery.body)
+        if event_type is not None and event_type not in evidence.RULES:
+            self.counts["irrelevant"] += 1
+            return
+        changes: list[Change] = []
+        reason = ""
+        try:
+            said = events.decode(delivery.body, _milliseconds())
+            changes = [each for each in evidence.read(said) if self.rules.admit(each)]
+        except events.Malformed as error:
+            reason = str(error)
+        except Exception as error:  # a message must never stop the consumer
+            LOG.debug("a rule failed", exc_info=True)
+            reason = f"{type(error).__name__} in its rule"
+        if reason:
+            self._complain(delivery, event_type, reason)
+            return
+        if not changes:
+            self.counts["irrelevant"] += 1
+            return
+        if not self._changes:
+            self._oldest = time.monotonic()
+        self._changes += changes
+
+    def _complain(self, delivery: Delivery, event_type: str | None, reason: str) -> None:
+        self.counts["malformed"] += 1
+        if self._complaints.allow():
+            LOG.warning(
+                "ignoring a message that can't be understood: exchange %s, queue %s, %s: %s%s",
+                delivery.exchange or "(default)",
+                delivery.queue,
+                event_type or "unknown type",
+                reason,
+                self._complaints.held_back(),
+            )
+
+    def _on_dropped(self) -> None:
+        self._unacknowledged += 1
+        self.counts["dropped"] += 1
+        if self._drops.allow():
+            LOG.error(
+                "%s: our queue %s was full and the broker dropped its oldest messages (%d known so "
+                "far): hosts may hold images that the index does not know. Was the consumer "
+                "stopped, or is it too slow? The bound is [consumer] queue_max_bytes",
+                self._bus,
+                self._bus.topology.pool,
+                self.counts["dropped"],
+            )
+
+
+class _State:
+    """Whether something is there, logged once per change; and when to try again."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._since: float | None = None
+        self._reason = ""
+        self._next = 0.0
+        self._backoff = _Backoff(LONGEST_PAUSE)
+        self._seen = False
+
+    @property
+    def is_down(self) -> bool:
+        return self._since is not None
+
+    def seconds_down(self) -> float:
+        return 0.0 if self._since is None else time.monotonic() - self._since
+
+    def may_retry(self, now: float) -> bool:
+        return now >= self._next
+
+    def retry_now(self) -> None:
+        self._next = 0.0
+
+    def up(self, what: str) -> None:
+        if self._since is not None or not self._seen:
+            LOG.info("%s: %s", self._name, what)
+        self._seen = True
+        self._since = None
+        self._backoff.reset()
+
+    def down(self, reason: str) -> None:
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            LOG.error("%s: %s. Waiting for it", self._name, reason)
+        elif reason != self._reason:
+            LOG.debug("%s: %s", self._name, reason)
+        self._reason = reason
+        self._next = now + self._backoff.next()
+
+
+class _Backoff:
+    """Growing pauses, in seconds, up to a longest one."""
+
+    def __init__(self, longest: float, first: float = 0.1) -> None:
+        self._longest = longest
+        self._first = first
+        self._pause = first
+
+    def reset(self) -> None:
+        self._pause = self._first
+
+    def next(self) -> float:
+        pause, self._pause = self._pause, min(self._pause * 2, self._longest)
+        return pause
+
+
+class _Limit:
+    """At most so many per minute; the rest is counted."""
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._minute = 0
+        self._used = 0
+        self._withheld = 0
+
+    def allow(self) -> bool:
+        minute = int(self._clock() // 60)
+        if minute != self._minute:
+            self._minute, self._used = minute, 0
+        self._used += 1
+        if self._used <= self._per_minute:
+            return True
+        self._withheld += 1
+        return False
+
+    def held_back(self) -> str:
+        """Return, for the end of a line, how many lines were not written before it."""
+        withheld, self._withheld = self._withheld, 0
+        return f" ({withheld} more lines like this were held back)" if withheld else ""
+
+
+def _milliseconds() -> int:
+    return int(time.time() * 1000)
