@@ -27,7 +27,7 @@ check: $(VENV)/.check  ## style, types, import rules, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.generate --check
-	$(BIN)/reno --quiet lint
+	$(BIN)/reno -q lint
 
 format: $(VENV)/.check  ## format the code, write generated files anew
 	$(BIN)/ruff check --fix .

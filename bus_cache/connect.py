@@ -8,11 +8,15 @@ from typing import Any, Union
 
 import redis
 import redis.cluster
+import redis.exceptions
 import redis.sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 Client = Union[redis.Redis, redis.cluster.RedisCluster]
+
+AWAY = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
+"""What a client raises where Redis can't be used. A Cluster's errors are a family of their own."""
 
 _SCHEMES = (
     "redis://[user:password@]host:6379/0",
@@ -21,6 +25,7 @@ _SCHEMES = (
     "redis+sentinel://host1:26379,host2:26379/mymaster/0",
     "redis+cluster://host1:6379,host2:6379",
 )
+_ESCAPE = "; in a password, write '/' as %2F, ':' as %3A, '@' as %40, '#' as %23, '?' as %3F"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +93,9 @@ def parse(url: str) -> Target:
     except ValueError:
         raise ValueError("it can't be parsed as a URL") from None
     if parts.fragment:
-        raise ValueError("it has a '#': write one inside a password as %23")
-    unknown = set(query) - ({"db"} if kind == "unix" else set())
-    if unknown:
-        raise ValueError(f"it has unknown parameters: {', '.join(sorted(unknown))}")
+        raise ValueError("it has a '#'" + _ESCAPE)
+    if set(query) - ({"db"} if kind == "unix" else set()):
+        raise ValueError("it has parameters behind a '?' that are unknown" + _ESCAPE)
     userinfo, _, hosts = parts.netloc.rpartition("@")
     username, _, password = userinfo.partition(":")
     credentials: dict[str, Any] = {
@@ -136,7 +140,7 @@ def parse(url: str) -> Target:
 
 def _database(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise ValueError(f"{text!r} is no database number")
+        raise ValueError("what stands for the database is no number" + _ESCAPE)
     return int(text)
 
 
@@ -144,10 +148,10 @@ def _node(text: str, default_port: int) -> tuple[str, int]:
     try:
         parts = urllib.parse.urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no host and port: {error}") from None
+    except ValueError:
+        host, port = None, None
     if not host or parts.path or any(c.isspace() for c in host):
-        raise ValueError(f"{text!r} is no host and port")
+        raise ValueError("one of its parts is no host and port" + _ESCAPE)
     return host, port or default_port
 
 
@@ -216,3 +220,15 @@ def connect(
         return master
     host, port = target.nodes[0]
     return redis.Redis(host=host, port=port, db=target.database, **{**common, **secure})
+
+
+def explain(error: BaseException) -> str:
+    """Return why Redis can't be used: on one line, never empty, never with a password.
+
+    That no Sentinel answers is told by redis-py with the settings of its connections behind
+    " : ", before 8.0 passwords too.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, redis.sentinel.MasterNotFoundError):
+        text = text.partition(" : ")[0]
+    return text[:300] or type(error).__name__

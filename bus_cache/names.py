@@ -72,6 +72,14 @@ class Keys:
         """Return the key of a host's HASH of evidence."""
         return f"{self.prefix}host:{host}"
 
+    def gone_image(self, image_fingerprint: str) -> str:
+        """Return the key that remembers an image's deletion."""
+        return f"{self.prefix}gone:image:{image_fingerprint}"
+
+    def gone_host(self, host: str) -> str:
+        """Return the key that remembers the deletion of a host's compute service."""
+        return f"{self.prefix}gone:host:{host}"
+
 
 SCHEMA = 1
 """Version of the keys other than the public sets. Grows when their meaning changes."""

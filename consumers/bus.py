@@ -6,6 +6,7 @@ One code path for RabbitMQ and for kombu's in-memory transport.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -13,7 +14,7 @@ import itertools
 import os
 import random
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import kombu.compression
@@ -415,26 +416,39 @@ def queue_depths(conf: cfg.ConfigOpts) -> list[QueueDepth]:
     :raises bus_cache.conf.ConfigurationError: no bus is configured, or a wrong one.
     """
     topology = Topology.from_conf(conf)
-    rows = []
-    for transport in transports.transports(conf):
+    found = transports.transports(conf)
+    with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
+        rows = pool.map(lambda each: _depths(each, topology.queues), found)
+        return [row for of_one in rows for row in of_one]
+
+
+def _depths(transport: Transport, queues: Sequence[str]) -> list[QueueDepth]:
+    rows: list[QueueDepth] = []
+    for url in transport.urls:
+        rows = []
         try:
-            with connect(transport, transport.urls[0]) as connection:
-                for name in topology.queues:
+            with connect(transport, url, name="bus-cache", seconds=3) as connection:
+                for name in queues:
                     found = passive(connection, name)
                     if found is None:
                         rows.append(QueueDepth(transport.shown, name, None, None, "no such queue"))
-                        continue
-                    counts = (found.message_count, found.consumer_count)
-                    rows.append(QueueDepth(transport.shown, name, *counts, ""))
+                    else:
+                        counts = (found.message_count, found.consumer_count)
+                        rows.append(QueueDepth(transport.shown, name, *counts, ""))
+                return rows
         except _BROKEN as error:
-            rows += [
-                QueueDepth(transport.shown, n, None, None, _short(error)) for n in topology.queues
-            ]
+            rows = [QueueDepth(transport.shown, name, None, None, _short(error)) for name in queues]
     return rows
 
 
-def connect(transport: Transport, url: str) -> Connection:
+def connect(
+    transport: Transport, url: str, name: str = "bus-cache-consumer", seconds: float = 15
+) -> Connection:
     """Return an open connection to one broker of a bus.
+
+    :param name: what the broker shows of whose it is.
+    :param seconds: for the connection (5 at the most), and for each of the broker's answers: one
+        that accepts and never answers must not hold us for ever.
 
     A connection of its own for each try: kombu keeps the first broker's name for checking the
     certificates of all others.
@@ -445,13 +459,12 @@ def connect(transport: Transport, url: str) -> Connection:
     if url.startswith("memory:"):
         options["transport_options"] = {"polling_interval": 0.01}
     else:
-        options["connect_timeout"] = 5
+        options["connect_timeout"] = min(5, seconds)
         options["transport_options"] = {
-            # seconds; a broker that accepts and never answers must not hold us for ever
-            "read_timeout": 15,
-            "write_timeout": 15,
+            "read_timeout": seconds,
+            "write_timeout": seconds,
             "client_properties": {
-                "connection_name": f"bus-cache-consumer:{os.getpid()}",
+                "connection_name": f"{name}:{os.getpid()}",
                 "capabilities": {
                     "authentication_failure_close": True,
                     "connection.blocked": True,
@@ -461,7 +474,9 @@ def connect(transport: Transport, url: str) -> Connection:
         }
     connection = Connection(url, **options)
     try:
-        connection.connect()
+        connection.ensure_connection(
+            max_retries=1, interval_start=0, interval_step=0, reraise_as_library_errors=False
+        )
     except Exception:
         connection.release()
         raise

@@ -220,13 +220,12 @@ class Consumer:
 
     def _look_for_unread(self) -> None:
         for queue, messages in self._bus.unread().items():
-            if messages > self._waiting.get(queue, 0):
+            if messages >= 2 * self._waiting.get(queue, 0):
                 LOG.warning(
-                    "%s: nobody reads queue %s, %d messages wait there, and it grows until the "
-                    "broker stops Nova's services. Publish for us on a topic of our own, bound "
-                    "the queue by a policy, or, where no other service reads these "
-                    "notifications, set [consumer] pool empty. See 'Queues' in the deployment "
-                    "guide",
+                    "%s: nobody reads queue %s, %d messages wait there. Unless a policy bounds "
+                    "it, it grows until the broker stops taking messages, and Nova waits: set "
+                    "one (rabbitmqctl set_policy), or, where no other service wants these "
+                    "notifications, set [consumer] pool empty and read that queue itself",
                     self._bus,
                     queue,
                     messages,

@@ -7,6 +7,7 @@ process that dies is started again.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
@@ -60,7 +61,9 @@ def consumers(conf: cfg.ConfigOpts) -> list[Consumer]:
         Consumer(
             each,
             topology,
-            Writer(configuration.redis_client(conf, client_name=PROGRAM), keyspace),
+            Writer(
+                functools.partial(configuration.redis_client, conf, client_name=PROGRAM), keyspace
+            ),
             rules(conf),
         )
         for each in transport.transports(conf)

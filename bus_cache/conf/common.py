@@ -6,6 +6,7 @@ from oslo_config import cfg, types
 
 from bus_cache import connect, names
 from bus_cache.conf.text import paragraphs
+from bus_cache.conf.types import FiniteFloat
 
 GROUP = "bus_cache"
 
@@ -62,11 +63,10 @@ OPTIONS = [
             """
         ),
     ),
-    cfg.FloatOpt(
+    cfg.Opt(
         "connect_timeout",
+        type=FiniteFloat(min=0.001, max=60),
         default=2.0,
-        min=0.001,
-        max=60,
         help=paragraphs(
             """
             Seconds to wait for a connection to Redis. The weigher never waits longer than its own
@@ -74,11 +74,10 @@ OPTIONS = [
             """
         ),
     ),
-    cfg.FloatOpt(
+    cfg.Opt(
         "read_timeout",
+        type=FiniteFloat(min=0.001, max=60),
         default=5.0,
-        min=0.001,
-        max=60,
         help=paragraphs(
             """
             Seconds to wait for each answer of Redis; long enough for a fork or a failover of a busy

@@ -5,21 +5,22 @@ from __future__ import annotations
 from oslo_config import cfg
 
 from bus_cache.conf.text import paragraphs
+from bus_cache.conf.types import FiniteFloat
 
 GROUP = "image_cache_weigher"
 
 OPTIONS = [
-    cfg.FloatOpt(
+    cfg.Opt(
         "multiplier",
+        type=FiniteFloat(min=0.0),
         default=5.0,
-        min=0.0,
         mutable=True,
         help=paragraphs(
             """
             Multiplier of the weigher: what a host that holds a large image gains over one that does
             not. The default is just above what Nova's RAM, CPU, disk and I/O weighers can add up to
             with their default multipliers (1.0 each), so that a held image decides while the host
-            has room, and Nova's BuildFailureWeigher (1000000) still wins. 0 turns the weigher off.
+            has room, and Nova's BuildFailureWeigher (1000000) still wins. 0 turns it off.
             An aggregate's metadata ``image_cache_weight_multiplier`` overrides it for the
             aggregate's hosts: set it to 0 where hosts cache no images (Ceph).
             """
@@ -51,11 +52,10 @@ OPTIONS = [
             """
         ),
     ),
-    cfg.FloatOpt(
+    cfg.Opt(
         "time_budget",
+        type=FiniteFloat(min=0.001, max=10.0),
         default=0.05,
-        min=0.001,
-        max=10.0,
         mutable=False,
         help=paragraphs(
             """

@@ -8,7 +8,7 @@ Deletions are remembered for :data:`REMEMBER` seconds, longer than a message can
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgpack
@@ -20,6 +20,8 @@ from bus_cache.index.changes import Change, Held, HostDeleted, ImageDeleted, Ima
 REMEMBER = 7 * 24 * 3600
 """Seconds for which a deletion is remembered. Our queue expires before, so no later message is
 left."""
+
+SCRIPTS = ("hold", "size", "delete_image", "delete_host", "forget_images")
 
 BATCH = 200
 """Statements in one script call: about a millisecond of Redis' time."""
@@ -45,7 +47,7 @@ _PASSING = (
     "NOSCRIPT",
     "EXECABORT",
 )
-"""How an error of Redis begins that passes, by itself or by an operator's hand."""
+"""How an error begins that passes, by itself or by an operator's hand, and not our statement's."""
 
 
 T = TypeVar("T")
@@ -65,15 +67,28 @@ class Unavailable(Exception):
 class Writer:
     """Writes statements into one keyspace."""
 
-    def __init__(self, client: connect.Client, keyspace: str) -> None:
-        """Take a client for Redis and the keyspace's name; nothing is sent yet."""
-        self._client = client
+    def __init__(
+        self, client: connect.Client | Callable[[], connect.Client], keyspace: str
+    ) -> None:
+        """Take a client for Redis, or what makes one, and the keyspace's name; nothing is sent yet.
+
+        A Cluster's client connects when it is made. So where Redis may be away, give a function:
+        it is called at the first need.
+        """
+        self._make = client if callable(client) else None
+        self._made = None if callable(client) else client
         self._keys = names.Keys(keyspace)
         self._keyspace = keyspace
+        folder = importlib.resources.files(__package__) / "lua"
+        self._texts = {name: (folder / f"{name}.lua").read_text() for name in SCRIPTS}
         self._scripts: dict[str, Any] = {}
-        for name in ("hold", "size", "delete_image", "delete_host", "forget_images"):
-            text = importlib.resources.files(__package__).joinpath(f"lua/{name}.lua").read_text()
-            self._scripts[name] = client.register_script(text)
+
+    @property
+    def _client(self) -> connect.Client:
+        if self._made is None:
+            assert self._make is not None
+            self._made = self._make()
+        return self._made
 
     def check(self) -> None:
         """Ask whether the keyspace can be written.
@@ -83,10 +98,12 @@ class Writer:
         """
         try:
             found = self._client.get(self._keys.schema)
-        except (redis.RedisError, OSError) as error:
-            raise Unavailable(explain(error)) from error
+        except connect.AWAY as error:
+            raise Unavailable(connect.explain(error)) from error
         if found is not None and found != str(names.SCHEMA).encode():
-            raise self._other_schema(ascii(found))
+            raise self._other_schema(
+                found.decode(errors="replace") if isinstance(found, bytes) else found
+            )
 
     def apply(self, changes: Iterable[Change]) -> list[tuple[Sequence[Change], str]]:
         """Put statements into the index.
@@ -109,10 +126,11 @@ class Writer:
         try:
             self._call(group)
         except redis.ResponseError as error:
-            reason = explain(error)
+            reason = connect.explain(error)
             if reason.startswith("SCHEMA "):
                 raise self._other_schema(reason.partition(" ")[2]) from error
-            if reason.upper().startswith(_PASSING):
+            # redis-py has a class for what servers say of their own state
+            if type(error) is not redis.ResponseError or reason.startswith(_PASSING):
                 raise Unavailable(reason) from error
             if len(group) == 1:
                 refused.append((group, reason))
@@ -120,8 +138,8 @@ class Writer:
             middle = len(group) // 2
             self._apply_group(group[:middle], refused)
             self._apply_group(group[middle:], refused)
-        except (redis.RedisError, OSError) as error:
-            raise Unavailable(explain(error)) from error
+        except connect.AWAY as error:
+            raise Unavailable(connect.explain(error)) from error
 
     def _call(self, group: Sequence[Change]) -> None:
         first = group[0]
@@ -158,31 +176,28 @@ class Writer:
                 cursor = int(self._run("forget_images", cursor, before // 86_400_000))
                 if cursor == 0:
                     return
-        except (redis.RedisError, OSError) as error:
-            raise Unavailable(explain(error)) from error
+        except connect.AWAY as error:
+            raise Unavailable(connect.explain(error)) from error
 
     def hosts(self) -> Iterator[str]:
         """Yield the hosts that the index knows; :class:`Unavailable` where Redis is away."""
         try:
             for member, _ in self._client.zscan_iter(self._keys.hosts, count=1000):
-                yield member.decode()
-        except (redis.RedisError, OSError) as error:
-            raise Unavailable(explain(error)) from error
+                yield member.decode(errors="replace")
+        except connect.AWAY as error:
+            raise Unavailable(connect.explain(error)) from error
 
     def _run(self, name: str, *arguments: Any) -> Any:
+        if name not in self._scripts:
+            self._scripts[name] = self._client.register_script(self._texts[name])
         return self._scripts[name](keys=[self._keys.schema], args=[names.SCHEMA, *arguments])
 
     def _other_schema(self, found: str) -> SchemaError:
         return SchemaError(
-            f"the keyspace {self._keyspace!r} has schema {found[:20]}, and this version of "
+            f"the keyspace {self._keyspace!r} has schema {found[:20]!a}, and this version of "
             f"bus-cache knows schema {names.SCHEMA} only: use the version that wrote it, or "
             "another [bus_cache] keyspace"
         )
-
-
-def explain(error: BaseException) -> str:
-    """Return why Redis can't be used, on one line and never empty."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _pack(rows: list[Any]) -> bytes:
@@ -205,11 +220,16 @@ def _groups(changes: Iterable[Change]) -> Iterator[Sequence[Change]]:
     newest: dict[tuple[object, ...], Change] = {}
     for change in changes:
         key = (type(change), *change[:2]) if isinstance(change, Held) else (type(change), change[0])
-        other = newest.get(key)
-        if other is None or other < change:
-            newest[key] = change
+        newest[key] = _newer(newest[key], change) if key in newest else change
     for kind, size in ((Held, BATCH), (ImageSize, BATCH), (ImageDeleted, 1), (HostDeleted, 1)):
         yield from _chunks([c for c in newest.values() if isinstance(c, kind)], size)
+
+
+def _newer(one: Change, other: Change) -> Change:
+    """Return what two statements about the same say together, as the scripts would have it."""
+    if isinstance(one, ImageSize) and isinstance(other, ImageSize):
+        return ImageSize(one.image_id, max(one.size, other.size), max(one.stamp, other.stamp))
+    return max(one, other)
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

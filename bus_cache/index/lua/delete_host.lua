@@ -18,6 +18,12 @@ elseif schema ~= ARGV[1] then
   return redis.error_reply('SCHEMA ' .. schema)
 end
 
+-- What can't be read counts as absent.
+local function row(value)
+  local readable, found = pcall(cmsgpack.unpack, value or '')
+  return readable and type(found) == 'table' and found or nil
+end
+
 local host, stamp = ARGV[2], tonumber(ARGV[3])
 local known = redis.call('GET', prefix .. 'gone:host:' .. host)
 if not known or tonumber(known) < stamp then
@@ -26,7 +32,8 @@ end
 local evidence = redis.call('HGETALL', prefix .. 'host:' .. host)
 for i = 1, #evidence, 2 do
   local raw = evidence[i]
-  if cmsgpack.unpack(evidence[i + 1])[1] < stamp then
+  local known = row(evidence[i + 1])
+  if not known or known[1] < stamp then
     local hex = string.gsub(raw, '.', function(c) return string.format('%02x', string.byte(c)) end)
     redis.call('SREM', prefix .. 'image:' .. hex, host)
     redis.call('HDEL', prefix .. 'host:' .. host, raw)

@@ -16,11 +16,18 @@ elseif schema ~= ARGV[1] then
   return redis.error_reply('SCHEMA ' .. schema)
 end
 
+-- What can't be read counts as absent.
+local function row(value)
+  local readable, found = pcall(cmsgpack.unpack, value or '')
+  return readable and type(found) == 'table' and found or nil
+end
+
 local answer = redis.call('HSCAN', prefix .. 'images', ARGV[2], 'COUNT', 200)
 local images = answer[2]
 for i = 1, #images, 2 do
   local raw = images[i]
-  if cmsgpack.unpack(images[i + 1])[3] < tonumber(ARGV[3]) then
+  local image = row(images[i + 1])
+  if not image or image[3] < tonumber(ARGV[3]) then
     local hex = string.gsub(raw, '.', function(c) return string.format('%02x', string.byte(c)) end)
     if redis.call('EXISTS', prefix .. 'image:' .. hex) == 0 then
       redis.call('HDEL', prefix .. 'images', raw)

@@ -22,6 +22,12 @@ elseif schema ~= ARGV[1] then
   return redis.error_reply('SCHEMA ' .. schema)
 end
 
+-- What can't be read counts as absent, and is written anew.
+local function row(value)
+  local readable, found = pcall(cmsgpack.unpack, value or '')
+  return readable and type(found) == 'table' and found or nil
+end
+
 local DAY = 86400000
 for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
   local host, id, hex, raw, stamp, source = unpack(held)
@@ -33,15 +39,13 @@ for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
   if redis.call('EXISTS', prefix .. 'gone:image:' .. hex) == 0 then
     if heard then
       redis.call('SADD', prefix .. 'image:' .. hex, host)
-      local known = redis.call('HGET', prefix .. 'host:' .. host, raw)
-      known = known and cmsgpack.unpack(known)
+      local known = row(redis.call('HGET', prefix .. 'host:' .. host, raw))
       if not known or known[1] < stamp or (known[1] == stamp and known[2] < source) then
         redis.call('HSET', prefix .. 'host:' .. host, raw, cmsgpack.pack({stamp, source}))
       end
     end
     local day = math.floor(stamp / DAY)
-    local image = redis.call('HGET', prefix .. 'images', raw)
-    image = image and cmsgpack.unpack(image)
+    local image = row(redis.call('HGET', prefix .. 'images', raw))
     if not image or image[3] < day then
       local size = image and image[2] or false
       redis.call('HSET', prefix .. 'images', raw, cmsgpack.pack({id, size, day}))

@@ -16,13 +16,18 @@ elseif schema ~= ARGV[1] then
   return redis.error_reply('SCHEMA ' .. schema)
 end
 
+-- What can't be read counts as absent, and is written anew.
+local function row(value)
+  local readable, found = pcall(cmsgpack.unpack, value or '')
+  return readable and type(found) == 'table' and found or nil
+end
+
 local DAY = 86400000
 for _, described in ipairs(cmsgpack.unpack(ARGV[2])) do
   local id, hex, raw, size, stamp = unpack(described)
   if redis.call('EXISTS', prefix .. 'gone:image:' .. hex) == 0 then
     local day = math.floor(stamp / DAY)
-    local image = redis.call('HGET', prefix .. 'images', raw)
-    image = image and cmsgpack.unpack(image) or {id, false, day}
+    local image = row(redis.call('HGET', prefix .. 'images', raw)) or {id, false, day}
     size = math.max(size, image[2] or 0)
     day = math.max(day, image[3])
     redis.call('HSET', prefix .. 'images', raw, cmsgpack.pack({id, size, day}))

@@ -1,0 +1,78 @@
+"""``bus-cache status``: is it there, is it fresh, does somebody read the bus?"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from oslo_config import cfg
+
+import bus_cache
+from bus_cache.cli import command
+from bus_cache.cli.app import without_credentials
+from bus_cache.cli.output import Age, Column, Rows, Time
+from bus_cache.conf import consumer
+
+
+class Status(command.Show):
+    """Show versions, counts, how fresh the index is, and our queues on the buses.
+
+    "images" are known, "images_held" are held by at least one host, "memberships" are
+    pairs of an image and a host that holds it. "queues" has, for each message bus that
+    bus-cache-consumer is configured to read, how many messages wait in its queue and how
+    many consumers read it: 0 consumers mean that no bus-cache-consumer runs. A bus that
+    can't be asked says why in "error", and is no error of this command.
+    """
+
+    examples = """\
+examples:
+  bus-cache status
+  bus-cache status --config-file /etc/nova/nova.conf --config-file /etc/bus_cache/bus_cache.conf
+  bus-cache status -f value -c newest_evidence_age       (seconds)
+"""
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        """Ask Redis, then the buses."""
+        with self.index() as index:
+            counts = index.listing.counts()
+            server = index.listing.server()
+        newest = counts.newest
+        age = None if newest is None else round(time.time() - newest / 1000)
+        fields = {
+            "version": bus_cache.__version__,
+            "redis": index.where,
+            "server": server,
+            "keyspace": index.keyspace,
+            "schema": Column(counts.schema),
+            "images": counts.images,
+            "images_held": counts.held,
+            "hosts": counts.hosts,
+            "memberships": counts.memberships,
+            "newest_evidence": Time(newest),
+            "newest_evidence_age": Age(age),
+            "queues": Rows(
+                ("bus", "queue", "messages", "consumers", "error"), self._queues(index.conf)
+            ),
+        }
+        return tuple(fields), tuple(fields.values())
+
+    def _queues(self, conf: cfg.ConfigOpts) -> list[tuple[Any, ...]]:
+        """Ask every bus for our queues; whatever is wrong there is told in a row."""
+        unknown = ("", conf[consumer.GROUP].pool, None, None)
+        try:
+            with warnings.catch_warnings():  # oslo.messaging's imports speak of eventlet
+                warnings.simplefilter("ignore")
+                from consumers import bus, transport  # noqa: PLC0415 (an extra, not always there)
+        except ImportError as error:
+            return [(*unknown, f"asking a bus needs pip install 'bus-cache[consumer]' ({error})")]
+        try:
+            transport.register(conf)
+            return [
+                (*depth[:-1], without_credentials(depth.error)) for depth in bus.queue_depths(conf)
+            ]
+        except Exception as error:  # a bus may be broken in any way; the rest is worth showing
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return [(*unknown, without_credentials(reason))]

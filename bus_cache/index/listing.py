@@ -1,0 +1,342 @@
+"""The whole index, read for people: every image and host, page by page, whatever its size.
+
+Nothing here is fast enough for nova-scheduler, which asks :mod:`bus_cache.index.reader` instead. A
+listing is no snapshot: what changes while it is read may be in it or not.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import msgpack
+import redis
+
+from bus_cache import connect, names
+from bus_cache.index.changes import Source
+
+PAGE = 500
+"""Entries that one round trip asks for: a bound for memory and for Redis' time at a stretch."""
+
+LAST_STAMP = 253_402_300_799_999
+"""The last millisecond of the year 9999: a later stamp is none."""
+
+T = TypeVar("T")
+
+
+class ImageRow(NamedTuple):
+    """An image; id and size are None where nobody has told them."""
+
+    fingerprint: str
+    image_id: str | None
+    size: int | None
+    hosts: int
+
+    @property
+    def name(self) -> str:
+        """Return the image's id, or its fingerprint where the id is unknown."""
+        return self.image_id or self.fingerprint
+
+
+class HostRow(NamedTuple):
+    """A host; ``newest`` is the stamp of the newest evidence that it gave."""
+
+    host: str
+    images: int
+    newest: int | None
+
+
+class Evidence(NamedTuple):
+    """When (stamp in milliseconds) and by what it was told that a host holds an image."""
+
+    stamp: int | None
+    source: str | None
+
+
+UNKNOWN = Evidence(None, None)
+
+
+class Counts(NamedTuple):
+    """How much is in the index: ``images`` are known, ``held`` of them are held by some host."""
+
+    schema: int | str | None
+    images: int
+    held: int
+    hosts: int
+    memberships: int
+    newest: int | None
+
+
+class Listing:
+    """Reads one keyspace.
+
+    Every method may raise :class:`redis.RedisError`. A value that bus-cache can't have written does
+    not stop a listing: what is known is listed, and ``complain`` gets one sentence about the rest.
+    """
+
+    def __init__(
+        self, client: connect.Client, keyspace: str, complain: Callable[[str], None]
+    ) -> None:
+        """Take a client for Redis, the keyspace's name and who is told of broken values."""
+        self._client: Any = (
+            client  # redis-py types its commands for synchronous and asynchronous use at once
+        )
+        self._keys = names.Keys(keyspace)
+        self._complain = complain
+
+    # -- images ----------------------------------------------------------------------------
+
+    def images(self) -> Iterator[ImageRow]:
+        """Yield every image that is known, in no order."""
+        for page in _pages(self._pairs("hscan_iter", self._keys.images), PAGE):
+            known = [(raw.hex(), value) for raw, value in page if self._is_raw(raw)]
+            counts = self._ask(("scard", self._keys.image(hexadecimal)) for hexadecimal, _ in known)
+            for (hexadecimal, value), count in zip(known, counts, strict=True):
+                yield self._image_row(hexadecimal, value, count)
+
+    def image(self, fingerprint: str) -> ImageRow | None:
+        """Return one image; None where nothing is known of it."""
+        value, count = self._ask(
+            [
+                ("hget", self._keys.images, bytes.fromhex(fingerprint)),
+                ("scard", self._keys.image(fingerprint)),
+            ]
+        )
+        if value is None and not count:
+            return None
+        return self._image_row(fingerprint, value, count)
+
+    def holders(self, fingerprint: str) -> Iterator[tuple[str, Evidence]]:
+        """Yield the hosts that hold an image, in no order, each with its evidence."""
+        raw = bytes.fromhex(fingerprint)
+        for page in _pages(self._members(self._keys.image(fingerprint)), PAGE):
+            hosts = [self._host_name(member) for member in page]
+            values = self._ask(("hget", self._keys.host(host), raw) for host in hosts)
+            for host, value in zip(hosts, values, strict=True):
+                yield host, self._evidence(value, host, fingerprint)
+
+    def is_deleted(self, fingerprint: str) -> bool:
+        """Tell whether an image was deleted, and that is still remembered."""
+        return bool(self._client.exists(self._keys.gone_image(fingerprint)))
+
+    # -- hosts -----------------------------------------------------------------------------
+
+    def hosts(self) -> Iterator[HostRow]:
+        """Yield every host that is known, in no order."""
+        for page in _pages(self._pairs("zscan_iter", self._keys.hosts), PAGE):
+            hosts = [(self._host_name(member), score) for member, score in page]
+            counts = self._ask(("hlen", self._keys.host(host)) for host, _ in hosts)
+            for (host, score), count in zip(hosts, counts, strict=True):
+                yield HostRow(host, count or 0, self._stamp(score, f"the newest stamp of {host}"))
+
+    def host(self, host: str) -> HostRow | None:
+        """Return one host; None where nothing is known of it."""
+        score, count = self._ask(
+            [("zscore", self._keys.hosts, host), ("hlen", self._keys.host(host))]
+        )
+        if score is None and not count:
+            return None
+        return HostRow(host, count or 0, self._stamp(score, f"the newest stamp of {host}"))
+
+    def held(self, host: str) -> Iterator[tuple[ImageRow, Evidence]]:
+        """Yield the images that a host holds, in no order, each with its evidence."""
+        for page in _pages(self._pairs("hscan_iter", self._keys.host(host)), PAGE):
+            known = [(raw, evidence) for raw, evidence in page if self._is_raw(raw)]
+            values = self._ask(("hget", self._keys.images, raw) for raw, _ in known)
+            counts = self._ask(("scard", self._keys.image(raw.hex())) for raw, _ in known)
+            for (raw, evidence), value, count in zip(known, values, counts, strict=True):
+                row = self._image_row(raw.hex(), value, count)
+                yield row, self._evidence(evidence, host, row.fingerprint)
+
+    def deletion(self, host: str) -> int | None:
+        """Return when (stamp) a host's compute service was deleted, while it is remembered."""
+        (value,) = self._ask([("get", self._keys.gone_host(host))])
+        return None if value is None else self._stamp(value, f"the stamp of {host}'s deletion")
+
+    # -- the whole -------------------------------------------------------------------------
+
+    def counts(self) -> Counts:
+        """Count what is in the index. It takes a round trip for each :data:`PAGE` images."""
+        images = held = memberships = 0
+        for row in self.images():
+            images += 1
+            held += row.hosts > 0
+            memberships += row.hosts
+        schema, hosts = self._ask([("get", self._keys.schema), ("zcard", self._keys.hosts)])
+        (newest,) = self._ask([("zrevrange", self._keys.hosts, 0, 0, True)])
+        return Counts(
+            None if schema is None else _schema(schema),
+            images,
+            held,
+            hosts or 0,
+            memberships,
+            self._stamp(newest[0][1], "the newest stamp of all hosts") if newest else None,
+        )
+
+    def server(self) -> str:
+        """Return name and version of the server, such as ``Valkey 8.1.1``."""
+        options = {}
+        if hasattr(self._client, "get_node_from_key"):  # a Cluster: ask the node that has our keys
+            options["target_nodes"] = self._client.get_node_from_key(self._keys.schema)
+        try:
+            info = self._client.info("server", **options)
+        except redis.ResponseError as error:
+            return f"unknown ({error})"
+        if "valkey_version" in info:
+            return f"Valkey {info['valkey_version']}"
+        return f"{str(info.get('server_name', 'redis')).capitalize()} {info.get('redis_version')}"
+
+    # -- what Redis answers ----------------------------------------------------------------
+
+    def _ask(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Send commands in one round trip; None answers those about a key of a foreign type."""
+        asked = list(commands)
+        if not asked:
+            return []
+        pipeline = self._client.pipeline(transaction=False)
+        for command, *arguments in asked:
+            getattr(pipeline, command)(*arguments)
+        return [
+            self._answer(answer, command[1])
+            for command, answer in zip(asked, pipeline.execute(raise_on_error=False), strict=True)
+        ]
+
+    def _answer(self, answer: Any, key: str) -> Any:
+        if isinstance(answer, redis.ResponseError) and self._is_wrong_type(answer, key):
+            return None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _is_wrong_type(self, error: redis.ResponseError, key: str) -> bool:
+        wrong = "WRONGTYPE" in str(error)
+        if wrong:
+            self._complain(f"the key {key} is of another type than bus-cache's")
+        return wrong
+
+    def _pairs(self, scan: str, key: str) -> Iterator[tuple[bytes, Any]]:
+        """Yield a hash's or sorted set's entries, each once: a scan may repeat itself."""
+        seen: set[bytes] = set()
+        try:
+            for name, value in getattr(self._client, scan)(key, count=PAGE):
+                if name not in seen:
+                    seen.add(name)
+                    yield name, value
+        except redis.ResponseError as error:
+            if not self._is_wrong_type(error, key):
+                raise
+
+    def _members(self, key: str) -> Iterator[bytes]:
+        seen: set[bytes] = set()
+        try:
+            for member in self._client.sscan_iter(key, count=PAGE):
+                if member not in seen:
+                    seen.add(member)
+                    yield member
+        except redis.ResponseError as error:
+            if not self._is_wrong_type(error, key):
+                raise
+
+    # -- what the values mean --------------------------------------------------------------
+
+    def _is_raw(self, raw: bytes) -> bool:
+        fits = len(raw) == 20
+        if not fits:
+            self._complain(f"{_printable(raw)!r} stands where an image's fingerprint should")
+        return fits
+
+    def _host_name(self, member: bytes) -> str:
+        text = _printable(member)
+        if not names.is_valid_name(text):
+            self._complain(f"{text[:80]!r} stands where a host's name should")
+        return text
+
+    def _image_row(self, fingerprint: str, value: bytes | None, hosts: int | None) -> ImageRow:
+        image_id, size = None, None
+        if value is not None:
+            fields = _unpacked(value, 3)
+            if fields is None:
+                self._complain(f"what is known of the image {fingerprint} can't be read")
+            else:
+                image_id, size = fields[:2]
+            if image_id and not _is_id(image_id, fingerprint):
+                self._complain(f"the image {fingerprint} has an id that is not its own")
+                image_id = None
+            if size and not _is_count(size):
+                self._complain(f"the image {fingerprint} has a size that is none")
+                size = None
+        return ImageRow(
+            fingerprint,
+            image_id or None,
+            None if size is False else size,
+            hosts or 0,
+        )
+
+    def _evidence(self, value: bytes | None, host: str, fingerprint: str) -> Evidence:
+        about = f"that {host} holds the image {fingerprint}"
+        if value is None:
+            self._complain(f"there is no evidence {about}")
+            return UNKNOWN
+        fields = _unpacked(value, 2)
+        if fields is None or not _is_count(fields[1]):
+            self._complain(f"the evidence {about} can't be read")
+            return UNKNOWN
+        return Evidence(
+            self._stamp(fields[0], f"the stamp of the evidence {about}"), _source(fields[1])
+        )
+
+    def _stamp(self, value: Any, what: str) -> int | None:
+        if value is None:
+            return None
+        try:
+            stamp = int(value)
+        except (ValueError, TypeError, OverflowError):  # no number, nan, infinity
+            stamp = -1
+        if not 0 <= stamp <= LAST_STAMP:
+            self._complain(f"{what} is no time")
+            return None
+        return stamp
+
+
+def _pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while page := list(itertools.islice(iterator, size)):
+        yield page
+
+
+def _unpacked(value: bytes, length: int) -> list[Any] | None:
+    """Return a msgpack list of at least this length; None where it is none."""
+    try:
+        fields = msgpack.unpackb(value)
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return None
+    return fields if isinstance(fields, list) and len(fields) >= length else None
+
+
+def _is_id(image_id: Any, fingerprint: str) -> bool:
+    return names.is_valid_name(image_id) and names.fingerprint(image_id) == fingerprint
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _schema(value: bytes) -> int | str:
+    """Return a schema's number; what is none, as it stands there."""
+    text = _printable(value)
+    return int(text) if text.isdigit() and len(text) < 10 else text
+
+
+def _source(number: int) -> str:
+    """Return a source's name; of a later version's sources the number is all that is known."""
+    try:
+        return Source(number).name.lower()
+    except ValueError:
+        return f"source_{number}"
+
+
+def _printable(value: bytes) -> str:
+    """Return bytes as text that does a terminal no harm."""
+    text = value.decode("ascii", "backslashreplace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -1,0 +1,38 @@
+"""Servers that the functional tests share: one of each per test process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests import servers
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of one file in one process, so that each server is started once."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(os.path.basename(item.path)))
+
+
+@pytest.fixture(scope="module")
+def rabbit() -> Iterator[servers.RabbitMQ]:
+    """A RabbitMQ of this file's own."""
+    with servers.RabbitMQ() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["redis", "valkey"])
+def store(request: pytest.FixtureRequest) -> Iterator[servers.Redis]:
+    """A Redis, then a Valkey: the same code works on both."""
+    kind = servers.Redis if request.param == "redis" else servers.Valkey
+    with kind() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[servers.Redis]:
+    """A Redis of this file's own."""
+    with servers.Redis() as server:
+        yield server

@@ -1,0 +1,690 @@
+"""The weigher among Nova's own, with a real Redis and a real Valkey.
+
+Nova's classes throughout: HostWeightHandler loads the weigher by its dotted path, as HostManager
+does, and ranks HostStates for a RequestSpec.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import random
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nova.conf
+import pytest
+from nova import objects
+from nova.scheduler import host_manager, weights
+
+from bus_cache import conf, names
+from bus_cache.conf import opts
+from bus_cache.index import changes, writer
+from tests import servers
+
+CONF = nova.conf.CONF
+GIB = 2**30
+LARGE, TINY = 8 * GIB, 10 * 2**20
+HANG = 20.0
+"""Seconds after which a call counts as hanging: 400 times its time budget."""
+
+Configure = Callable[..., Path]
+Rank = list[tuple[str, float]]
+
+objects.register_all()
+
+
+class Scheduler:
+    """Nova's weighers set up as HostManager does it, with or without ours at the end."""
+
+    def __init__(self, *, ours: bool = True) -> None:
+        self._handler = weights.HostWeightHandler()
+        paths = ["nova.scheduler.weights.all_weighers"] + ["weigher.ImageCacheWeigher"] * ours
+        self._weighers = [cls() for cls in self._handler.get_matching_classes(paths)]
+        self.ours = self._weighers[-1]
+
+    def rank(self, hosts: list[host_manager.HostState], spec: objects.RequestSpec) -> Rank:
+        """Return hosts and their weights, best first."""
+        ranked = self._handler.get_weighed_objects(self._weighers, hosts, spec)
+        return [(weighed.obj.host, weighed.weight) for weighed in ranked]
+
+    def weigh(self, hosts: list[host_manager.HostState], spec: object) -> list[float]:
+        """Return what our weigher alone says, for requests that Nova's own could not take."""
+        weighed = [weights.WeighedHost(host, 0.0) for host in hosts]
+        result: list[float] = self.ours.weigh_objects(weighed, spec)
+        return result
+
+
+def nova_alone(hosts: list[host_manager.HostState], spec: objects.RequestSpec) -> Rank:
+    """Return the ranking without our weigher."""
+    return Scheduler(ours=False).rank(hosts, spec)
+
+
+def make_hosts(count: int) -> list[host_manager.HostState]:
+    """Return hosts that differ in all that Nova weighs by default."""
+    dice = random.Random(count)
+    hosts = []
+    for number in range(count):
+        host = host_manager.HostState(f"compute{number}", f"node{number}", uuid.UUID(int=1))
+        host.total_usable_ram_mb, host.free_ram_mb = 65536, dice.randrange(65536)
+        host.total_usable_disk_gb, host.free_disk_mb = 1000, dice.randrange(1000 * 1024)
+        host.vcpus_total, host.vcpus_used = 32, dice.randrange(32)
+        host.num_io_ops, host.num_instances = dice.randrange(8), dice.randrange(30)
+        host.cpu_allocation_ratio = host.ram_allocation_ratio = host.disk_allocation_ratio = 1.0
+        host.hypervisor_version = 8000000
+        hosts.append(host)
+    return hosts
+
+
+def make_spec(image: objects.ImageMeta | None, **fields: Any) -> objects.RequestSpec:
+    """Return a request for a server of that image."""
+    flavor = objects.Flavor(
+        vcpus=1, memory_mb=512, root_gb=1, ephemeral_gb=0, swap=0, extra_specs={}
+    )
+    fields = {"is_bfv": False, **fields}
+    return objects.RequestSpec(
+        image=image,
+        flavor=flavor,
+        num_instances=1,
+        instance_uuid=str(uuid.uuid4()),
+        pci_requests=None,
+        numa_topology=None,
+        instance_group=None,
+        scheduler_hints={},
+        **fields,
+    )
+
+
+def make_image(size: int | None = LARGE, **fields: Any) -> objects.ImageMeta:
+    """Return an image as Nova makes it of what Glance says."""
+    return objects.ImageMeta.from_dict(
+        {"id": str(uuid.uuid4()), "size": size, "disk_format": "qcow2", "properties": {}, **fields}
+    )
+
+
+@pytest.fixture(scope="module", params=[servers.Redis, servers.Valkey], ids=["redis", "valkey"])
+def shared(request: pytest.FixtureRequest) -> Iterator[servers.Redis]:
+    """A server for the whole module."""
+    with request.param() as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared: servers.Redis) -> servers.Redis:
+    """That server, running and empty."""
+    shared.start()
+    with shared.client() as client:
+        client.flushall()
+        client.config_resetstat()
+    return shared
+
+
+@pytest.fixture
+def configure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Configure]:
+    """Return a function that has Nova read a nova.conf with our options in it.
+
+    The time budget is 10 s where none is given: on a busy machine a good Redis may be late.
+    """
+    caplog.set_level(logging.DEBUG, logger="weigher")
+    path = tmp_path / "nova.conf"
+
+    def configure(url: str, keyspace: str = "bus_cache", **options: object) -> Path:
+        lines = ["[bus_cache]", f"redis_url = {url}", f"keyspace = {keyspace}"]
+        lines += ["connect_timeout = 60", "read_timeout = 60"]  # for the consumer: never for us
+        options = {"time_budget": 10, **options}
+        lines += ["[image_cache_weigher]", *(f"{k} = {v}" for k, v in options.items())]
+        path.write_text("\n".join(lines) + "\n")
+        CONF([], project="nova", default_config_files=[str(path)])
+        return path
+
+    yield configure
+    CONF([], project="nova", default_config_files=[])
+
+
+def hold(image: objects.ImageMeta, *hosts: str) -> None:
+    """Put into the index, as the consumer does, that hosts hold an image."""
+    conf.register(CONF, opts.WEIGHER_GROUPS)
+    with contextlib.closing(conf.redis_client(CONF)) as client:
+        index = writer.Writer(client, CONF.bus_cache.keyspace)
+        held = [changes.Held(host, image.id, 1, changes.Source.CREATE) for host in hosts]
+        assert index.apply(held) == []
+
+
+def commands(server: servers.Redis) -> dict[str, int]:
+    """Return how often each command arrived since the start of the test, ours excepted."""
+    with server.client(protocol=2) as client:  # needs no HELLO
+        counted = client.info("commandstats")
+    counts = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in counted.items()}
+    mine = {"info", "flushall", "config|resetstat", "client|setinfo"}
+    return {name: count for name, count in counts.items() if name not in mine}
+
+
+def connections(server: servers.Redis) -> int:
+    """Return how many connections the server ever took, this one included."""
+    with server.client() as client:
+        return int(client.info("stats")["total_connections_received"])
+
+
+def said(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """Return what the weigher logged at a level."""
+    return [r.getMessage() for r in caplog.records if r.name == "weigher" and r.levelno == level]
+
+
+# Who wins.
+
+
+def test_holders_of_a_large_image_win(server: servers.Redis, configure: Configure) -> None:
+    """Both holders lead, in Nova's order; the others follow, in Nova's order."""
+    configure(server.url)
+    hosts, image = make_hosts(20), make_image()
+    spec = make_spec(image)
+    plain = nova_alone(hosts, spec)
+    holders = [plain[11][0], plain[17][0]]
+    hold(image, *holders)
+
+    expected = [(host, weight + 5.0) for host, weight in plain if host in holders]
+    expected += [(host, weight) for host, weight in plain if host not in holders]
+    assert Scheduler().rank(hosts, spec) == expected
+
+
+def test_weight_grows_with_the_size(server: servers.Redis, configure: Configure) -> None:
+    """The options are MiB, the sizes bytes."""
+    configure(server.url, small_image_size=1024, large_image_size=3072)
+    scheduler, hosts = Scheduler(), make_hosts(2)
+    for size, weight in [(GIB, 0.0), (GIB + 1, 1 / (2 * GIB)), (2 * GIB, 0.5), (3 * GIB, 1.0)]:
+        image = make_image(size)
+        hold(image, "compute1")
+        assert scheduler.weigh(hosts, make_spec(image)) == [0.0, weight]
+
+
+def test_keyspaces_are_apart(server: servers.Redis, configure: Configure) -> None:
+    """What another cloud's hosts hold weighs nothing here."""
+    image = make_image()
+    configure(server.url, keyspace="another")
+    hold(image, "compute1")
+    configure(server.url)
+    assert Scheduler().weigh(make_hosts(2), make_spec(image)) == [0.0, 0.0]
+
+
+def test_one_command_per_call(server: servers.Redis, configure: Configure) -> None:
+    """Whatever the number of hosts, on one connection."""
+    configure(server.url)
+    image, hosts, scheduler = make_image(), make_hosts(500), Scheduler()
+    hold(image, "compute7")
+    scheduler.weigh(hosts, make_spec(image))
+    with server.client() as client:
+        client.config_resetstat()
+    for _ in range(10):
+        assert scheduler.weigh(hosts, make_spec(image))[7] == 1.0
+    assert commands(server) == {"smismember": 10}
+
+
+# What makes no difference changes nothing.
+
+
+def no_difference() -> dict[str, tuple[objects.RequestSpec, list[str]]]:
+    """Return requests for which a held image must not count, with the hosts that hold it."""
+    whole, tiny, unknown = make_image(), make_image(TINY), make_image(None)
+    unset = objects.ImageMeta(id=str(uuid.uuid4()), properties=objects.ImageMetaProps())
+    volume = objects.ImageMeta.from_dict({"size": LARGE, "properties": {}})
+    return {
+        "tiny image": (make_spec(tiny), ["compute1"]),
+        "size unknown to Glance": (make_spec(unknown), ["compute1"]),
+        "size unset": (make_spec(unset), ["compute1"]),
+        "held by nobody": (make_spec(whole), []),
+        "held by another": (make_spec(whole), ["elsewhere"]),
+        "held by all": (make_spec(whole), [f"compute{n}" for n in range(30)]),
+        "volume": (make_spec(None, is_bfv=True), []),
+        "volume with image metadata": (make_spec(volume, is_bfv=True), []),
+        "volume filled from the image": (make_spec(whole, is_bfv=True), ["compute1"]),
+    }
+
+
+@pytest.mark.parametrize("case", list(no_difference()))
+def test_no_difference_changes_nothing(
+    case: str, server: servers.Redis, configure: Configure
+) -> None:
+    """Order and weights are Nova's own, to the bit."""
+    configure(server.url)
+    hosts = make_hosts(30)
+    spec, holders = no_difference()[case]
+    if holders:
+        hold(spec.image, *holders)
+    scheduler = Scheduler()
+    assert scheduler.rank(hosts, spec) == nova_alone(hosts, spec)
+    asked = "held by" in case
+    assert commands(server).get("smismember", 0) == (1 if asked else 0)
+
+
+def odd_requests() -> dict[str, object]:
+    """Return requests that are none, or lack or hold what Nova's never do."""
+
+    def bare(**image: object) -> object:
+        return SimpleNamespace(is_bfv=False, image=SimpleNamespace(**image))
+
+    return {
+        "None": None,
+        "no request": object(),
+        "all unset": objects.RequestSpec(),
+        "image without an id": make_spec(objects.ImageMeta()),
+        "image of another kind": SimpleNamespace(image={"id": "x", "size": LARGE}),
+        "id with control characters": bare(id="x\r\nFLUSHALL", size=LARGE),
+        "id of 10 kB": bare(id="x" * 10240, size=LARGE),
+        "id that is no text": bare(id=b"x", size=LARGE),
+        "size that is no number": bare(id="x", size="8 GiB"),
+    }
+
+
+@pytest.mark.parametrize("case", list(odd_requests()))
+def test_odd_request_weighs_nothing(
+    case: str, server: servers.Redis, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis is not asked, nothing is raised, and no operator is told of it."""
+    configure(server.url)
+    assert Scheduler().weigh(make_hosts(3), odd_requests()[case]) == [0.0] * 3
+    assert commands(server) == {}
+    assert said(caplog, logging.WARNING) == []
+
+
+# Aggregates and configuration.
+
+
+def aggregate(value: str) -> objects.Aggregate:
+    """Return an aggregate that overrides the multiplier."""
+    return objects.Aggregate(id=1, metadata={"image_cache_weight_multiplier": value})
+
+
+@pytest.mark.parametrize(
+    ("configured", "metadata", "gain"),
+    [
+        (5.0, ["0"], 0.0),
+        (5.0, ["50"], 50.0),
+        (5.0, ["50", "7.5"], 7.5),
+        (5.0, ["a lot"], 5.0),
+        (5.0, ["inf"], 5.0),
+        (5.0, ["nan"], 5.0),
+        (0.0, ["3"], 3.0),
+        (0.0, [], 0.0),
+        (0.25, [], 0.25),
+    ],
+)
+def test_multiplier(
+    configured: float,
+    metadata: list[str],
+    gain: float,
+    server: servers.Redis,
+    configure: Configure,
+) -> None:
+    """An aggregate overrides the configured multiplier for its hosts, for better or worse."""
+    configure(server.url, multiplier=configured)
+    image, hosts = make_image(), make_hosts(4)
+    hold(image, "compute2")
+    for host in hosts[2:]:
+        host.aggregates = [aggregate(value) for value in metadata]
+    spec = make_spec(image)
+    plain = dict(nova_alone(hosts, spec))
+    weighed = dict(Scheduler().rank(hosts, spec))
+    assert weighed == {**plain, "compute2": plain["compute2"] + gain}
+
+
+def test_multiplier_0_asks_nobody(server: servers.Redis, configure: Configure) -> None:
+    """The weigher is off."""
+    configure(server.url, multiplier=0)
+    Scheduler().rank(make_hosts(4), make_spec(make_image()))
+    assert commands(server) == {}
+
+
+def test_hosts_of_an_odd_kind_do_no_harm(server: servers.Redis, configure: Configure) -> None:
+    """Neither without aggregates nor with metadata that is no text."""
+    configure(server.url, multiplier=3)
+    scheduler, (host, other) = Scheduler(), make_hosts(2)
+    scheduler.weigh([host, other], make_spec(None))
+    no_text = {"image_cache_weight_multiplier": None}
+    host.aggregates = [SimpleNamespace(metadata=no_text)]
+    del other.aggregates
+    assert [scheduler.ours.weight_multiplier(h) for h in (host, other)] == [3.0, 3.0]
+
+
+def test_options_change_while_running(server: servers.Redis, configure: Configure) -> None:
+    """SIGHUP has Nova call mutate_config_files; the next call weighs by the new values."""
+    path = configure(server.url, multiplier=5)
+    image, hosts, scheduler = make_image(GIB), make_hosts(2), Scheduler()
+    hold(image, "compute1")
+    assert 0.0 < scheduler.weigh(hosts, make_spec(image))[1] < 1.0
+    text = path.read_text()
+    path.write_text(text.replace("multiplier = 5", "multiplier = 7\nlarge_image_size = 1024"))
+    CONF.mutate_config_files()
+    assert scheduler.weigh(hosts, make_spec(image)) == [0.0, 1.0]
+    assert scheduler.ours.weight_multiplier(hosts[0]) == 7.0
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "named"),
+    [
+        ("http://user:hush@127.0.0.1/", {}, "redis_url"),
+        ("redis://user:hush@127.0.0.1:port/", {}, "redis_url"),
+        ("redis://127.0.0.1/", {"keyspace": "two words"}, "keyspace"),
+        ("redis://127.0.0.1/", {"small_image_size": "small"}, "small_image_size"),
+        ("redis://127.0.0.1/", {"multiplier": "-1"}, "multiplier"),
+        ("redis://127.0.0.1/", {"multiplier": "nan"}, "multiplier"),
+        ("redis://127.0.0.1/", {"time_budget": "0"}, "time_budget"),
+    ],
+)
+def test_wrong_option_is_one_line(
+    url: str,
+    options: dict[str, str],
+    named: str,
+    configure: Configure,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It names the option, shows no secret, and Nova schedules as without us."""
+    configure(url, **options)
+    hosts, spec = make_hosts(5), make_spec(make_image())
+    scheduler = Scheduler()
+    for _ in range(3):
+        assert scheduler.rank(hosts, spec) == nova_alone(hosts, spec)
+    lines = said(caplog, logging.WARNING) + said(caplog, logging.ERROR)
+    assert len(lines) == 1
+    assert named in lines[0]
+    assert "\n" not in lines[0]
+    assert "hush" not in caplog.text
+
+
+def test_wrong_option_put_right(
+    server: servers.Redis, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After SIGHUP the weigher works, without a restart."""
+    path = configure(server.url, large_image_size="huge")
+    image, hosts, scheduler = make_image(), make_hosts(2), Scheduler()
+    hold(image, "compute1")
+    assert scheduler.weigh(hosts, make_spec(image)) == [0.0, 0.0]
+    path.write_text(path.read_text().replace("huge", "2048"))
+    CONF.mutate_config_files()
+    assert scheduler.weigh(hosts, make_spec(image)) == [0.0, 1.0]
+    assert len(said(caplog, logging.ERROR)) == 1
+
+
+# Redis failing.
+
+
+def nobody() -> contextlib.AbstractContextManager[str]:
+    """Yield the URL of a port that nobody listens on."""
+    return contextlib.nullcontext(f"redis://127.0.0.1:{servers.free_port()}/0")
+
+
+def no_socket() -> contextlib.AbstractContextManager[str]:
+    """Yield the URL of a socket that does not exist."""
+    return contextlib.nullcontext("unix:///no/such/socket")
+
+
+@contextlib.contextmanager
+def silent(scheme: str = "redis", path: str = "0") -> Iterator[str]:
+    """Yield the URL of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/{path}"
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Yield the URL of a server that answers whatever it is asked with this, and hangs up."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            if answer:
+                self.request.recv(4096)
+                self.request.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as listener:
+        threading.Thread(target=listener.serve_forever, args=[0.01], daemon=True).start()
+        try:
+            yield f"redis://127.0.0.1:{listener.server_address[1]}/0"
+        finally:
+            listener.shutdown()
+
+
+@contextlib.contextmanager
+def locked(credentials: str) -> Iterator[str]:
+    """Yield the URL of a server that wants a password that the URL has not."""
+    with servers.Redis() as server:
+        with server.client() as client:
+            client.config_set("requirepass", "right")
+        yield server.url.replace("://", f"://{credentials}")
+
+
+FAILURES: dict[str, Callable[[], contextlib.AbstractContextManager[str]]] = {
+    "nobody listens": nobody,
+    "no such socket": no_socket,
+    "never answers": silent,
+    "TLS never answers": lambda: silent("rediss"),
+    "Sentinel never answers": lambda: silent("redis+sentinel", "mymaster/0"),
+    "Cluster never answers": lambda: silent("redis+cluster", ""),
+    "hangs up": lambda: answering(b""),
+    "speaks another protocol": lambda: answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+    "answers half": lambda: answering(b"*1000\r\n:1\r\n"),
+    "NOAUTH": lambda: locked(""),
+    "WRONGPASS": lambda: locked(":hush@"),
+}
+
+
+@pytest.mark.parametrize("failure", list(FAILURES))
+def test_failing_redis_changes_nothing(
+    failure: str, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The ranking is Nova's own, to the bit; no call hangs; the log says it once."""
+    hosts, spec = make_hosts(50), make_spec(make_image())
+    with FAILURES[failure]() as url:
+        configure(url, time_budget=0.05)
+        scheduler = Scheduler()
+        for _ in range(3):
+            started = time.monotonic()
+            assert scheduler.rank(hosts, spec) == nova_alone(hosts, spec)
+            assert time.monotonic() - started < HANG
+    assert len(said(caplog, logging.WARNING)) == 1
+    assert "hush" not in caplog.text
+
+
+def test_key_of_another_kind_changes_nothing(server: servers.Redis, configure: Configure) -> None:
+    """WRONGTYPE for one image; others weigh on."""
+    configure(server.url)
+    image, other, hosts, scheduler = make_image(), make_image(), make_hosts(2), Scheduler()
+    with server.client() as client:
+        client.set(names.Keys("bus_cache").image(names.fingerprint(image.id)), "no set")
+    hold(other, "compute1")
+    assert scheduler.rank(hosts, make_spec(image)) == nova_alone(hosts, make_spec(image))
+    assert scheduler.weigh(hosts, make_spec(other)) == [0.0, 1.0]
+
+
+def test_redis_lost_and_back(
+    server: servers.Redis, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it is gone nothing weighs; when it is back holders do; each is logged once."""
+    configure(server.url)
+    image, hosts, scheduler = make_image(), make_hosts(5), Scheduler()
+    spec = make_spec(image)
+    hold(image, "compute3")
+    assert scheduler.weigh(hosts, spec)[3] == 1.0
+
+    for stop in (server.stop, server.kill):
+        caplog.clear()
+        stop()
+        for _ in range(5):
+            assert scheduler.rank(hosts, spec) == nova_alone(hosts, spec)
+        server.start()
+        hold(image, "compute3")
+        for _ in range(5):
+            assert scheduler.weigh(hosts, spec)[3] == 1.0
+        assert len(said(caplog, logging.WARNING)) == 1
+        assert len(said(caplog, logging.INFO)) == 1
+
+
+def test_restarted_redis_costs_no_call(server: servers.Redis, configure: Configure) -> None:
+    """A connection that the server closed meanwhile is replaced before it is used."""
+    configure(server.url)
+    image, hosts, scheduler = make_image(), make_hosts(2), Scheduler()
+    for _ in range(2):
+        hold(image, "compute1")
+        assert scheduler.weigh(hosts, make_spec(image)) == [0.0, 1.0]
+        server.restart()
+
+
+# Logging.
+
+
+def test_one_debug_line_per_call(
+    server: servers.Redis, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says what was decided, or why nothing was."""
+    configure(server.url)
+    image, tiny, hosts, scheduler = make_image(), make_image(TINY), make_hosts(3), Scheduler()
+    hold(image, "compute1", "compute2")
+    for spec in (make_spec(image), make_spec(tiny), make_spec(None)):
+        scheduler.weigh(hosts, spec)
+    decided, small, none = said(caplog, logging.DEBUG)
+    assert f"{image.id} of {LARGE} bytes weighs 1.000, held by 2; 3 candidates, " in decided
+    assert f"{tiny.id} of {TINY} bytes is too small" in small
+    assert "none to look for" in none
+
+
+# Processes and threads.
+
+
+def test_forked_workers_share_no_connection(server: servers.Redis, configure: Configure) -> None:
+    """The weigher is used, the process forks, and all go on at once, as scheduler workers do."""
+    configure(server.url)
+    hosts, scheduler = make_hosts(40), Scheduler()
+    images = [make_image() for _ in range(5)]
+    for number, image in enumerate(images):
+        hold(image, f"compute{number}")
+    scheduler.weigh(hosts, make_spec(images[4]))
+    before = connections(server)
+    fork = multiprocessing.get_context("fork")
+    start, results = fork.Barrier(5), fork.SimpleQueue()
+
+    def weigh(number: int) -> bool:
+        start.wait(HANG)
+        expected = [float(n == number) for n in range(40)]
+        spec = make_spec(images[number])
+        return all(scheduler.weigh(hosts, spec) == expected for _ in range(200))
+
+    workers = [
+        fork.Process(target=lambda n=number: results.put(weigh(n)), daemon=True)
+        for number in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    assert weigh(4)
+    for worker in workers:
+        worker.join(HANG)
+        assert worker.exitcode == 0
+    assert all(results.get() for _ in workers)
+    assert connections(server) - before == len(workers) + 1  # and the one that counts
+
+
+def test_threads_at_once(server: servers.Redis, configure: Configure) -> None:
+    """Eight of Nova's native threads with one weigher: each gets its own image's answer."""
+    configure(server.url, multiplier=2)
+    hosts, scheduler, start = make_hosts(40), Scheduler(), threading.Barrier(8)
+    images = [make_image() for _ in range(8)]
+    for number, image in enumerate(images):
+        hold(image, f"compute{number}")
+    right = []
+
+    def weigh(number: int) -> None:
+        spec = make_spec(images[number])
+        start.wait(HANG)
+        for _ in range(100):
+            weighed = scheduler.weigh(hosts, spec)
+            multiplier = scheduler.ours.weight_multiplier(hosts[0])
+            right.append((weighed.index(1.0), sum(weighed), multiplier) == (number, 1.0, 2.0))
+
+    threads = [threading.Thread(target=weigh, args=[number], daemon=True) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(HANG)
+    assert right == [True] * 800
+
+
+def test_a_call_keeps_its_multiplier(server: servers.Redis, configure: Configure) -> None:
+    """Nova asks for it host by host: SIGHUP and another thread's call change nothing meanwhile."""
+    path, hosts, scheduler = configure(server.url, multiplier=5), make_hosts(2), Scheduler()
+    spec = make_spec(make_image())
+    scheduler.weigh(hosts, spec)
+    path.write_text(path.read_text().replace("multiplier = 5", "multiplier = 7"))
+    CONF.mutate_config_files()
+    other = threading.Thread(target=scheduler.weigh, args=[hosts, spec])
+    other.start()
+    other.join(HANG)
+    assert scheduler.ours.weight_multiplier(hosts[0]) == 5.0
+    scheduler.weigh(hosts, spec)
+    assert scheduler.ours.weight_multiplier(hosts[0]) == 7.0
+
+
+GREEN = """
+import json, sys
+from nova import monkey_patch
+monkey_patch.patch(backend="eventlet")
+import eventlet, socket
+from tests.functional import test_weigher as t
+path, image_id, size = sys.argv[1:]
+t.CONF([], project="nova", default_config_files=[path])
+scheduler, hosts = t.Scheduler(), t.make_hosts(20)
+spec = t.make_spec(t.make_image(int(size), id=image_id))
+pool = eventlet.GreenPool()
+together = list(pool.imap(lambda _: scheduler.weigh(hosts, spec), range(50)))
+
+# A server that never answers, and a budget of seconds: others run on meanwhile, and a timeout
+# of the caller's reaches the caller.
+listener = socket.create_server(("127.0.0.1", 0))
+t.CONF.set_override("redis_url", f"redis://127.0.0.1:{listener.getsockname()[1]}/0", "bus_cache")
+t.CONF.set_override("time_budget", 2.0, "image_cache_weigher")
+waiting = t.Scheduler()
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        eventlet.sleep(0.01)
+clock = eventlet.spawn(tick)
+late = waiting.weigh(hosts, spec)
+clock.kill()
+try:
+    with eventlet.Timeout(0.1):
+        waiting.weigh(hosts, spec)
+    passed = False
+except eventlet.Timeout:
+    passed = True
+print(json.dumps({"together": together, "late": late, "ticks": len(ticks), "passed": passed,
+                  "again": scheduler.weigh(hosts, spec)}))
+"""
+
+
+def test_green_threads(server: servers.Redis, configure: Configure) -> None:
+    """Under eventlet's monkey patching, Nova's way until release 33, nobody else waits for us."""
+    path, image = configure(server.url), make_image()
+    hold(image, "compute3")
+    done = subprocess.run(
+        [sys.executable, "-c", GREEN, str(path), image.id, str(image.size)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    held = [float(number == 3) for number in range(20)]
+    assert told["together"] == [held] * 50
+    assert told["late"] == [0.0] * 20
+    assert told["ticks"] > 20
+    assert told["passed"]
+    assert told["again"] == held
