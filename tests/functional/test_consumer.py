@@ -16,8 +16,18 @@ import kombu
 import pytest
 
 from bus_cache import names
+from consumers import bus
 from tests import keyspace, publisher, servers
 
+QUEUES = [
+    "bus_cache",
+    "bus_cache.dropped",
+    *(
+        f"{topic}.{priority}"
+        for topic in ("notifications", "versioned_notifications")
+        for priority in bus.PRIORITIES
+    ),
+]
 FORMATS = ("both", "versioned", "unversioned")
 
 
@@ -98,9 +108,9 @@ def program(
     if redis_server.running:
         redis_server.client().flushall()
     if rabbit.running:
-        for name in rabbit.ctl("-q", "list_queues", "name").split():
-            if name != "name":
-                rabbit.ctl("-q", "delete_queue", name)
+        with kombu.Connection(rabbit.amqp_url) as connection, connection.channel() as channel:
+            for name in QUEUES:
+                channel.queue_delete(name)
 
 
 @pytest.fixture
@@ -112,15 +122,21 @@ def publish(rabbit: servers.RabbitMQ) -> Iterator[publisher.Publisher]:
 
 
 def depth(rabbit: servers.RabbitMQ, queue: str = "bus_cache") -> int | None:
-    """Return how many messages a queue holds, delivered ones too; None where there is none."""
-    for line in rabbit.ctl("-q", "list_queues", "name", "messages").splitlines():
-        if line.split()[:1] == [queue]:
-            return int(line.split()[1])
-    return None
+    """Return how many messages of a queue are not delivered yet; None where there is no queue."""
+    with kombu.Connection(rabbit.amqp_url) as connection:
+        found = bus.passive(connection, queue)
+        return None if found is None else int(found.message_count)
 
 
 def drained(rabbit: servers.RabbitMQ, queue: str = "bus_cache") -> None:
+    """Wait until all is delivered; what a consumer has in hand it writes before it stops."""
     wait_for(lambda: depth(rabbit, queue) == 0)
+
+
+def in_hand(rabbit: servers.RabbitMQ) -> int:
+    """Return how many messages of our queue are delivered and not acknowledged."""
+    listed = rabbit.ctl("-q", "list_queues", "name", "messages_unacknowledged").split()
+    return int(listed[listed.index("bus_cache") + 1])
 
 
 def truth(form: str, recording: str = "nova-34-both") -> dict[str, set[str]]:
@@ -231,12 +247,12 @@ def test_redis_away_loses_nothing(
     with servers.Redis() as redis_server:
         consumer = program(redis=redis_server.url).start().reading()
         publish.created("h1", "image-1")
-        drained(rabbit)
+        wait_for(lambda: in_hand(rabbit) == 0 and keyspace.sets(redis_server.client()))
         redis_server.kill()
         for host in ("h2", "h3"):
             publish.created(host, "image-1")
         consumer.said("Waiting for it")
-        assert depth(rabbit) == 2
+        wait_for(lambda: in_hand(rabbit) == 2)
         redis_server.start()  # without persistence: what was in it is gone
         wait_for(
             lambda: (
@@ -565,16 +581,16 @@ def test_bad_messages_among_good_ones(
                     routing_key="notifications.info",
                 )
     drained(rabbit)
+    complaints = consumer.said("ignoring a message that can't be understood")
+    assert consumer.stop() == 0
     expected: dict[str, set[str]] = {names.fingerprint("image-0"): {"h0"}}
     for number in range(10_000):
         expected.setdefault(names.fingerprint(f"image-{number % 50}"), set()).add(
             f"h{number % 997}"
         )
     assert keyspace.everything(redis_server.client())["sets"] == expected
-    complaints = consumer.said("ignoring a message that can't be understood")
     assert len(complaints) <= 60  # per minute: 20
     assert "exchange nova, queue bus_cache" in complaints[0]
-    assert consumer.stop() == 0
     assert not consumer.lines("Traceback")
 
 
