@@ -4,7 +4,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# The versions that CI ran with; some of them need Python 3.11. On 3.10 pip chooses.
+PINNED = $(shell $(BIN)/python -c 'import sys; print("--constraint constraints.txt" * (sys.version_info >= (3, 11)))')
+PIP    = $(BIN)/pip install --quiet --disable-pip-version-check $(PINNED)
 
 # pytest's number of processes: one per core
 JOBS   ?= auto
@@ -54,7 +57,7 @@ servers-lab:
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "bus-cache needs Python 3.10 or later")'
-	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@touch $@
 
 # $(call install,EXTRA): this project, editable, with what the extra brings

