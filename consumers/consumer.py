@@ -85,7 +85,8 @@ class Consumer:
         self.counts: collections.Counter[str] = collections.Counter()
         self.rules = rules
         self._bus = Bus(transport, topology, self._on_delivery, self._on_dropped)
-        self._batch = topology.prefetch
+        # half of what the broker hands out ahead: the other half arrives while a batch is written
+        self._batch = max(1, topology.prefetch // 2)
         self._writer = writer
         self._patience = patience
         self._stop = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from typing import Any
 
 from oslo_config import cfg, types
 
@@ -13,7 +14,7 @@ GROUP = "consumer"
 
 
 class BusName(types.String):
-    """An oslo.config type: the name of a queue, topic or exchange."""
+    """An oslo.config type: the name of a queue, topic or exchange; may be empty for a queue."""
 
     def __call__(self, value: str) -> str:
         """Return the value; ValueError where RabbitMQ would not take it, or people not read it."""
@@ -23,6 +24,21 @@ class BusName(types.String):
         if text.startswith("amq."):
             raise ValueError(f"{text!r}: RabbitMQ keeps names that start with 'amq.' for itself")
         return text
+
+
+class BusNames(types.List):
+    """An oslo.config type: names of topics or exchanges, at least one, none of them empty."""
+
+    def __init__(self) -> None:
+        """Take names."""
+        super().__init__(item_type=BusName())
+
+    def __call__(self, value: Any) -> list[str]:
+        """Return the names; ValueError where there is none."""
+        found: list[str] = super().__call__(value)
+        if not found or not all(found):
+            raise ValueError("name at least one, and no empty ones")
+        return found
 
 
 OPTIONS = [
@@ -43,7 +59,7 @@ OPTIONS = [
     ),
     cfg.Opt(
         "topics",
-        type=types.List(item_type=BusName()),
+        type=BusNames(),
         default=["notifications", "versioned_notifications"],
         help=paragraphs(
             """
@@ -56,7 +72,7 @@ OPTIONS = [
     ),
     cfg.Opt(
         "exchanges",
-        type=types.List(item_type=BusName()),
+        type=BusNames(),
         default=["nova", "glance"],
         help=paragraphs(
             """
