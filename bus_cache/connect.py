@@ -97,6 +97,8 @@ def parse(url: str) -> Target:
     if set(query) - ({"db"} if kind == "unix" else set()):
         raise ValueError("it has parameters behind a '?' that are unknown" + _ESCAPE)
     userinfo, _, hosts = parts.netloc.rpartition("@")
+    if "@" in userinfo and "," in userinfo:
+        raise ValueError("user and password stand once, in front of all hosts" + _ESCAPE)
     username, _, password = userinfo.partition(":")
     credentials: dict[str, Any] = {
         "username": urllib.parse.unquote(username) or None,

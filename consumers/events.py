@@ -20,7 +20,11 @@ MOST_AHEAD = 10 * 60 * 1000
 a wrong clock can't make a host's evidence outlive the host."""
 
 _HEAD = 1024
-_EVENT_TYPE = re.compile(rb'\\?"event_type\\?":\s*\\?"([\x21\x23-\x5b\x5d-\x7e]{1,255})\\?"')
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+# A key's quote has no backslash before it, or, in the envelope's text, exactly one; a quote that
+# stands in some value has more.
+_PLAIN = re.compile(rb'(?<!\\)"event_type":\s*"([\x21\x23-\x5b\x5d-\x7e]{1,255})"')
+_IN_ENVELOPE = re.compile(rb'(?<!\\)\\"event_type\\":\s*\\"([\x21\x23-\x5b\x5d-\x7e]{1,255})\\"')
 
 
 class Malformed(Exception):
@@ -49,7 +53,7 @@ def peek(body: bytes) -> str | None:
     payload can contain anything, such as a server's metadata that a user chose.
     """
     head = body[:_HEAD]
-    found = _EVENT_TYPE.search(head)
+    found = (_IN_ENVELOPE if head.startswith(b'{"oslo.') else _PLAIN).search(head)
     if found is None or head.find(b"payload", 0, found.start()) >= 0:
         return None
     return found.group(1).decode("ascii")
@@ -116,7 +120,7 @@ def _stamp(timestamp: object) -> int:
         moment = datetime.datetime.fromisoformat(timestamp.replace("Z", "+00:00"))
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=datetime.timezone.utc)
-        stamp = int(moment.timestamp() * 1000)
+        stamp = (moment - _EPOCH) // datetime.timedelta(milliseconds=1)
     except (ValueError, OverflowError):
         raise Malformed(f"timestamp {_short(timestamp)} is none") from None
     if stamp < 0:

@@ -158,7 +158,10 @@ def _image(said: Notification) -> object:
     if "image_uuid" in said.data:
         return said.data["image_uuid"]
     url = _given(said, "image_ref_url")
-    return url.rpartition("/")[2] if isinstance(url, str) else url
+    image = url.rpartition("/")[2] if isinstance(url, str) else url
+    # the URL of a server without an image ends in "/" or "/None" (generate_image_url in
+    # nova/image/glance.py)
+    return None if image == "None" else image
 
 
 def _given(said: Notification, field: str) -> Any:

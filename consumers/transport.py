@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import ssl
 import warnings
 from typing import Any
@@ -10,7 +11,7 @@ from urllib.parse import quote
 
 from oslo_config import cfg
 
-from bus_cache.conf import ConfigurationError, consumer
+from bus_cache.conf import ConfigurationError, consumer, value
 
 with warnings.catch_warnings():
     # oslo.messaging's server imports oslo.service, and that eventlet where it is installed, which
@@ -37,6 +38,27 @@ class Transport:
     queue_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     quorum: bool = False
 
+    @property
+    def brokers(self) -> tuple[str, ...]:
+        """What tells one bus from another: its brokers, in whatever order, and its virtual host."""
+        return tuple(sorted(url.rpartition("@")[2] for url in self.urls))
+
+
+_SSL_VERSIONS = {
+    "tlsv1": "PROTOCOL_TLSv1",
+    "sslv23": "PROTOCOL_TLS",
+    "sslv2": "PROTOCOL_SSLv2",
+    "sslv3": "PROTOCOL_SSLv3",
+    "tlsv1_1": "PROTOCOL_TLSv1_1",
+    "tlsv1_2": "PROTOCOL_TLSv1_2",
+}
+"""As in oslo_messaging/_drivers/impl_rabbit.py."""
+
+_OPTIONS = {
+    group: {option.dest: option for option in options}
+    for group, options in oslo_messaging.opts.list_opts()
+}
+
 
 def register(conf: cfg.ConfigOpts) -> None:
     """Register oslo.messaging's own options, as in every OpenStack service."""
@@ -50,66 +72,103 @@ def transports(conf: cfg.ConfigOpts) -> list[Transport]:
 
     :raises ConfigurationError: none is given, or one can't be used.
     """
-    urls: list[tuple[str, str]] = [
-        (f"[{consumer.GROUP}] transport_url", url) for url in conf[consumer.GROUP].transport_url
-    ]
-    if not urls and conf.oslo_messaging_notifications.transport_url:
-        urls = [
-            (
-                "[oslo_messaging_notifications] transport_url",
-                conf.oslo_messaging_notifications.transport_url,
-            )
-        ]
-    if not urls and _is_set(conf, "transport_url"):
-        urls = [("[DEFAULT] transport_url", conf.transport_url)]
-    if not urls:
+    section = "oslo_messaging_notifications"
+    given: list[tuple[str, str]] = []
+    for group, option in (
+        (consumer.GROUP, consumer.TRANSPORT_URL),
+        (section, _OPTIONS[section]["transport_url"]),
+        (None, _OPTIONS[None]["transport_url"]),
+    ):
+        if not given and _is_set(conf, group):
+            found = value(conf, group, option)
+            urls = found if isinstance(found, list) else [found]
+            where = f"[{group or 'DEFAULT'}] transport_url"
+            given = [(where, url) for url in urls if url]
+    if not given:
         raise ConfigurationError(
             f"[{consumer.GROUP}] transport_url is missing: name the message bus that Nova "
             "publishes to, or give nova.conf as a further --config-file."
         )
-    found = [_transport(conf, option, url) for option, url in urls]
-    for index, transport in enumerate(found):
-        if transport.shown in [other.shown for other in found[:index]]:
+    buses = [_transport(conf, where, url) for where, url in given]
+    seen: set[tuple[str, ...]] = set()
+    for bus in buses:
+        if bus.brokers in seen:
             raise ConfigurationError(
-                f"[{consumer.GROUP}] transport_url names {transport.shown} twice: each bus once."
+                f"[{consumer.GROUP}] transport_url names {bus.shown} twice: each bus once."
             )
-    return found
+        seen.add(bus.brokers)
+    return buses
 
 
-def _is_set(conf: cfg.ConfigOpts, option: str) -> bool:
-    """Tell whether an option stands in a file, and does not only have its default."""
-    where = conf.get_location(option)
-    return bool(where and where.location.is_user_controlled)
+def _is_set(conf: cfg.ConfigOpts, group: str | None) -> bool:
+    """Tell whether a transport_url stands in a file, and does not only have its default."""
+    try:
+        where = conf.get_location("transport_url", group)
+    except cfg.NoSuchOptError:  # it refers to another option, which is not there
+        return True
+    return where is not None and where.location not in (
+        cfg.Locations.opt_default,
+        cfg.Locations.set_default,
+    )
 
 
-def _transport(conf: cfg.ConfigOpts, option: str, text: str) -> Transport:
+class _Rabbit:
+    """The options of ``[oslo_messaging_rabbit]``; those in a URL's query win over the files'.
+
+    As ``ConfigOptsProxy`` in oslo_messaging/_drivers/common.py has it.
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts, query: dict[str, str], where: str) -> None:
+        self._conf = conf
+        self._query = query
+        self._where = where
+
+    def __getattr__(self, name: str) -> Any:
+        option = _OPTIONS["oslo_messaging_rabbit"][name]
+        if name not in self._query:
+            return value(self._conf, "oslo_messaging_rabbit", option)
+        try:
+            return option.type(self._query[name])
+        except ValueError as error:
+            raise ConfigurationError(f"{self._where} can't be used: {name}: {error}.") from None
+
+
+def _transport(conf: cfg.ConfigOpts, where: str, text: str) -> Transport:
     try:
         url = oslo_messaging.TransportURL.parse(conf, text)
-    except (oslo_messaging.InvalidTransportURL, ValueError) as error:
-        reason = getattr(error, "reason", None) or type(error).__name__
-        raise ConfigurationError(f"{option} can't be used: {reason}.") from None
-    scheme = url.transport
+        scheme = url.transport
+        hosts = url.hosts or [oslo_messaging.TransportHost("localhost")]
+    except (oslo_messaging.InvalidTransportURL, ValueError):
+        scheme, hosts = "", []
+    if not scheme or not _is_whole(text) or any((host.port or 0) > 65535 for host in hosts):
+        raise ConfigurationError(
+            f"{where} can't be used: it has not the form scheme://user:password@host:port,.../"
+            "virtual_host; in a password, write '/' as %2F, ',' as %2C, '#' as %23, '?' as %3F."
+        )
     if scheme in ("memory", "kombu+memory"):
         return Transport(("memory://",), "memory://", {})
     if scheme not in ("rabbit", "kombu", "amqp"):
         raise ConfigurationError(
-            f"{option} can't be used: {scheme}:// is none of rabbit:// and memory://."
+            f"{where} can't be used: {scheme}:// is none of rabbit:// and memory://."
         )
-    rabbit = conf.oslo_messaging_rabbit
+    rabbit = _Rabbit(conf, url.query, where)
+    if rabbit.rabbit_quorum_queue and rabbit.rabbit_ha_queues:
+        raise ConfigurationError(
+            "[oslo_messaging_rabbit] rabbit_ha_queues can't be used with rabbit_quorum_queue."
+        )
     vhost = url.virtual_host or "/"
-    hosts = url.hosts or [oslo_messaging.TransportHost("localhost")]
     urls, shown = [], []
     for host in hosts:
         name = host.hostname or "localhost"
         address = f"[{name}]" if ":" in name else name
-        port = host.port or (5671 if rabbit.ssl else 5672)
         user = quote(host.username or "guest", safe="")
         password = quote(host.password or "guest", safe="")
-        urls.append(f"amqp://{user}:{password}@{address}:{port}/{quote(vhost, safe='')}")
-        shown.append(f"{address}:{port}")
+        shown.append(f"{address}:{host.port or 5672}")
+        urls.append(f"amqp://{user}:{password}@{shown[-1]}/{quote(vhost, safe='')}")
+    tail = "" if vhost == "/" else vhost
     return Transport(
         tuple(urls),
-        f"rabbit://{','.join(shown)}/{vhost.lstrip('/')}",
+        f"rabbit://{','.join(shown)}/{tail}",
         {
             "ssl": _ssl(rabbit),
             "heartbeat": rabbit.heartbeat_timeout_threshold,
@@ -122,16 +181,22 @@ def _transport(conf: cfg.ConfigOpts, option: str, text: str) -> Transport:
     )
 
 
+def _is_whole(text: str) -> bool:
+    """Tell whether a URL's password was not cut in two by a character that means something else."""
+    rest = text.partition("://")[2]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    hosts = authority.split(",")
+    return "@" not in rest[len(authority) :] and ("@" in hosts[0] or "@" not in authority)
+
+
 def _ssl(rabbit: Any) -> dict[str, Any] | bool:
     """Return kombu's ``ssl`` argument, as oslo_messaging/_drivers/impl_rabbit.py makes it."""
     if not rabbit.ssl:
         return False
     given: dict[str, Any] = {}
     if rabbit.ssl_version:
-        version = getattr(ssl, f"PROTOCOL_{rabbit.ssl_version}", None) or {
-            "tlsv1": ssl.PROTOCOL_TLSv1,
-            "sslv23": ssl.PROTOCOL_TLS_CLIENT,
-        }.get(rabbit.ssl_version.lower())
+        attribute = _SSL_VERSIONS.get(rabbit.ssl_version.lower(), "")
+        version = getattr(ssl, attribute, None)
         if version is None:
             raise ConfigurationError(
                 f"[oslo_messaging_rabbit] ssl_version = {rabbit.ssl_version} can't be used: it "

@@ -7,6 +7,7 @@ nova-scheduler's own files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from oslo_config import cfg
 
@@ -49,6 +50,11 @@ def load(
         raise ConfigurationError(f"{error}.") from None
     except cfg.Error as error:
         raise ConfigurationError(" ".join(str(error).split())) from None
+    except UnicodeDecodeError as error:
+        files = " ".join(arguments or ())
+        raise ConfigurationError(
+            f"A configuration file is no UTF-8 text ({files}): {error}."
+        ) from None
     check(conf, groups)
     return conf
 
@@ -66,27 +72,40 @@ def check(conf: cfg.ConfigOpts, groups: Iterable[tuple[str, list[cfg.Opt]]]) -> 
     """
     for name, options in groups:
         for option in options:
-            try:
-                conf[name][option.dest]
-            except (cfg.ConfigFileValueError, ValueError) as error:
-                reason = str(error.__cause__ or error)
-                shown = "" if option.secret else f" = {_written(conf, name, option)}"
-                raise ConfigurationError(
-                    f"[{name}] {option.name}{shown} can't be used: {_last_reason(reason)}."
-                ) from None
+            value(conf, name, option)
 
 
-def _last_reason(message: str) -> str:
-    """Return why, from oslo.config's 'Value for option X from Y is not valid: why'."""
-    return message.rpartition("is not valid: ")[2].rstrip(".")
+def value(conf: cfg.ConfigOpts, group: str | None, option: cfg.Opt) -> Any:
+    """Return an option's value; group None is [DEFAULT].
+
+    :raises ConfigurationError: it can't be used; a secret's value is not shown.
+    """
+    try:
+        found = (conf if group is None else conf[group])[option.dest]
+    except cfg.NoSuchOptError:
+        reason = "'$' starts the name of another option, and there is none of this name; write $$"
+    except (cfg.Error, ValueError) as error:
+        # oslo.config says 'Value for option X from Y is not valid: why'
+        reason = str(error).rpartition("is not valid: ")[2].rstrip(".")
+    else:
+        if found is not None or option.default is None:
+            return found
+        reason = "it is empty"
+    written = "" if option.secret else f" = {_written(conf, group, option)}"
+    raise ConfigurationError(
+        f"[{group or 'DEFAULT'}] {option.name}{written} can't be used: {reason}."
+    )
 
 
-def _written(conf: cfg.ConfigOpts, group: str, option: cfg.Opt) -> str:
+def _written(conf: cfg.ConfigOpts, group: str | None, option: cfg.Opt) -> str:
     """Return an option's value as it stands in the file, for a message about it."""
     raw = cfg.ConfigOpts()
     raw.register_opt(cfg.StrOpt(option.name, dest=option.dest), group=group)
     raw([], default_config_files=conf.config_file, default_config_dirs=conf.config_dirs)
-    return str(raw[group][option.dest])
+    try:
+        return str((raw if group is None else raw[group])[option.dest])
+    except cfg.NoSuchOptError as error:
+        return f"${error.opt_name}"
 
 
 def redis_client(

@@ -41,22 +41,24 @@ class BusNames(types.List):
         return found
 
 
-OPTIONS = [
-    cfg.MultiStrOpt(
-        "transport_url",
-        default=[],
-        secret=True,
-        help=paragraphs(
-            """
-            A message bus to read, as oslo.messaging writes it:
-            rabbit://user:password@host1:5672,user:password@host2:5672/vhost. May be given several
-            times: each cell has a RabbitMQ of its own, and so has the API level, where the deletion
-            of a compute service and the caching of images for an aggregate are told. Default:
-            [oslo_messaging_notifications] transport_url, then [DEFAULT] transport_url. TLS,
-            heartbeat and how exchanges and queues are declared are as [oslo_messaging_rabbit] says.
-            """
-        ),
+TRANSPORT_URL = cfg.MultiStrOpt(
+    "transport_url",
+    default=[],
+    secret=True,
+    help=paragraphs(
+        """
+        A message bus to read, as oslo.messaging writes it:
+        rabbit://user:password@host1:5672,user:password@host2:5672/vhost. May be given several
+        times: each cell has a RabbitMQ of its own, and so has the API level, where the deletion
+        of a compute service and the caching of images for an aggregate are told. Default:
+        [oslo_messaging_notifications] transport_url, then [DEFAULT] transport_url. TLS,
+        heartbeat and how exchanges and queues are declared are as [oslo_messaging_rabbit] says.
+        """
     ),
+)
+
+OPTIONS = [
+    TRANSPORT_URL,
     cfg.Opt(
         "topics",
         type=BusNames(),
@@ -111,6 +113,7 @@ OPTIONS = [
         "queue_max_bytes",
         default=256 * 1024 * 1024,
         min=0,
+        max=2**63 - 1,
         help=paragraphs(
             """
             Bytes that our own queue may hold; beyond, the broker drops the oldest messages first,

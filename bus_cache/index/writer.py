@@ -8,6 +8,7 @@ Deletions are remembered for :data:`REMEMBER` seconds, longer than a message can
 from __future__ import annotations
 
 import importlib.resources
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -29,26 +30,9 @@ BATCH = 200
 HOSTS_PER_CALL = 1000
 """Hosts that one script call takes out of a deleted image's set."""
 
-_PASSING = (
-    "OOM",
-    "READONLY",
-    "LOADING",
-    "BUSY",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "NOREPLICAS",
-    "NOAUTH",
-    "WRONGPASS",
-    "NOPERM",
-    "MISCONF",
-    "MOVED",
-    "ASK",
-    "NOSCRIPT",
-    "EXECABORT",
-)
-"""How an error begins that passes, by itself or by an operator's hand, and not our statement's."""
-
+_FOR_GOOD = re.compile(r"WRONGTYPE|user_script:\d+: (attempt|bad argument|Bad data)")
+"""What Redis says where a statement can't be applied now or later. All else passes, by itself or
+by an operator's hand: no memory, a replica, no rights, a failover."""
 
 T = TypeVar("T")
 
@@ -80,7 +64,8 @@ class Writer:
         self._keys = names.Keys(keyspace)
         self._keyspace = keyspace
         folder = importlib.resources.files(__package__) / "lua"
-        self._texts = {name: (folder / f"{name}.lua").read_text() for name in SCRIPTS}
+        prelude = (folder / "prelude.lua").read_text()
+        self._texts = {name: prelude + (folder / f"{name}.lua").read_text() for name in SCRIPTS}
         self._scripts: dict[str, Any] = {}
 
     @property
@@ -98,12 +83,15 @@ class Writer:
         """
         try:
             found = self._client.get(self._keys.schema)
+        except redis.ResponseError as error:
+            reason = connect.explain(error)
+            if "WRONGTYPE" in reason:
+                raise self._other_schema(reason) from error
+            raise Unavailable(reason) from error
         except connect.AWAY as error:
             raise Unavailable(connect.explain(error)) from error
         if found is not None and found != str(names.SCHEMA).encode():
-            raise self._other_schema(
-                found.decode(errors="replace") if isinstance(found, bytes) else found
-            )
+            raise self._other_schema(found)
 
     def apply(self, changes: Iterable[Change]) -> list[tuple[Sequence[Change], str]]:
         """Put statements into the index.
@@ -128,9 +116,8 @@ class Writer:
         except redis.ResponseError as error:
             reason = connect.explain(error)
             if reason.startswith("SCHEMA "):
-                raise self._other_schema(reason.partition(" ")[2]) from error
-            # redis-py has a class for what servers say of their own state
-            if type(error) is not redis.ResponseError or reason.startswith(_PASSING):
+                self.check()
+            if not _FOR_GOOD.search(reason):
                 raise Unavailable(reason) from error
             if len(group) == 1:
                 refused.append((group, reason))
@@ -192,9 +179,10 @@ class Writer:
             self._scripts[name] = self._client.register_script(self._texts[name])
         return self._scripts[name](keys=[self._keys.schema], args=[names.SCHEMA, *arguments])
 
-    def _other_schema(self, found: str) -> SchemaError:
+    def _other_schema(self, found: bytes | str) -> SchemaError:
+        text = found.decode(errors="backslashreplace") if isinstance(found, bytes) else found
         return SchemaError(
-            f"the keyspace {self._keyspace!r} has schema {found[:20]!a}, and this version of "
+            f"the keyspace {self._keyspace!r} has schema {text[:60]!a}, and this version of "
             f"bus-cache knows schema {names.SCHEMA} only: use the version that wrote it, or "
             "another [bus_cache] keyspace"
         )
