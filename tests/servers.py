@@ -418,11 +418,6 @@ class RabbitMQ(Server):
         """As kombu takes it."""
         return f"amqp://{self.user}:{self.password}@{LOOPBACK}:{self.port}//"
 
-    @property
-    def server_log(self) -> Path:
-        """The broker's own log."""
-        return self.directory / "log" / f"{self.node}.log"
-
     def _link_home(self) -> Path:
         """The directory of links; made once, the first time that it is needed."""
         home = self.directory / "home"

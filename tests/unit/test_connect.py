@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -158,6 +159,32 @@ def test_what_is_refused(url: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as error:
         connect.parse(url)
     assert_sentence(str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "nodes"),
+    [
+        ("redis+cluster://h1:1,[::1]:2", (("h1", 1), ("::1", 2))),
+        ("redis+sentinel://:p@h1,[::1]:2,h3/m", (("h1", 26379), ("::1", 2), ("h3", 26379))),
+    ],
+)
+def test_names_and_ipv6_addresses_in_one_url(
+    monkeypatch: pytest.MonkeyPatch, url: str, nodes: tuple[tuple[str, int], ...]
+) -> None:
+    """Since 3.13.2, 3.12.9, 3.11.12 and 3.10.17, Python takes such a host part as a whole for a
+    broken IPv6 address (CVE-2025-0938)."""
+    split = urllib.parse.urlsplit
+
+    def newer(text: str, *arguments: Any, **options: Any) -> Any:
+        parts = split(text, *arguments, **options)
+        before, bracket, behind = parts.netloc.rpartition("@")[2].partition("[")
+        port = behind.partition("]")[2]
+        if bracket and (before or port[:1] not in ("", ":")):
+            raise ValueError("Invalid IPv6 URL")
+        return parts
+
+    monkeypatch.setattr(urllib.parse, "urlsplit", newer)
+    assert connect.parse(url).nodes == nodes
 
 
 def assert_sentence(text: str) -> None:

@@ -1,0 +1,256 @@
+"""bus-cache in a real cloud: whatever Nova does, the index says what hosts hold, and boots follow.
+
+After each operation the public sets in Redis are compared, all of them, with two witnesses that
+never see a message: what Nova's API says about what was done, and what lies on the hosts' disks.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from tests import servers
+from tests.lab import scenario
+from tests.lab.client import Server
+from tests.lab.conftest import CONSUMER, Product
+from tests.lab.plane import ControlPlane
+from tests.lab.scenario import STEPS, Scenario, image_id
+from tests.lab.truth import BOTH, UNVERSIONED, VERSIONED
+
+pytestmark = pytest.mark.lab
+
+GIB = 2**30
+LARGE_SIZE = 20 * GIB
+
+
+def check(lab: Scenario, product: Product) -> None:
+    """Index, API and disks say the same."""
+    table = lab.truth.table(BOTH)
+    assert lab.on_disk() == table
+    product.await_index(table)
+
+
+# -- placements; first, as later tests make the hosts uneven and take one away
+
+
+def create_large_image(lab: Scenario, name: str) -> None:
+    lab.cloud.create_image(image_id(name), name, b"large")
+    lab.plane.make_large(image_id(name), LARGE_SIZE)
+
+
+def hold(lab: Scenario, product: Product, name: str, flavor: str, hosts: list[str]) -> None:
+    """Have just these hosts hold an image: by a boot on each, which is deleted again."""
+    for host in hosts:
+        server = lab.cloud.boot(f"{name}-on-{host}", image_id(name), flavor, host).wait()
+        lab.learn(server)
+        server.delete()
+    check(lab, product)
+
+
+def wait_and_count(lab: Scenario, asked: list[Server]) -> Counter[str]:
+    """How many of the servers each host got; they are deleted then."""
+    for server in asked:
+        lab.learn(server.wait())
+    landed = Counter(server.host for server in asked)
+    lab.cloud.delete_servers(asked)
+    return landed
+
+
+def test_boots_of_a_large_image_land_on_the_hosts_that_hold_it(
+    lab: Scenario, product: Product
+) -> None:
+    lab.cloud.create_flavor("large", ram=128, disk=32)
+    create_large_image(lab, "large")
+    holders = [lab.plane.hosts[1], lab.plane.hosts[4]]
+    hold(lab, product, "large", "large", holders)
+
+    asked = [lab.cloud.boot(f"large-{n}", image_id("large"), "large") for n in range(30)]
+    landed = wait_and_count(lab, asked)
+
+    print(f"30 boots of an image held by {holders}: {dict(landed)}")
+    assert sum(landed[host] for host in holders) >= 29, landed
+    check(lab, product)
+
+
+def test_boots_of_a_tiny_image_spread_as_nova_spreads_them(lab: Scenario, product: Product) -> None:
+    """The same request for an image that two hosts hold and for one that nobody holds."""
+    for name in ("tiny", "tiny-unheld"):
+        lab.cloud.create_image(image_id(name), name, b"tiny")
+    hold(lab, product, "tiny", "small", lab.plane.hosts[:2])
+
+    held = wait_and_count(lab, lab.cloud.boot_many("tiny", image_id("tiny"), 12))
+    unheld = wait_and_count(lab, lab.cloud.boot_many("unheld", image_id("tiny-unheld"), 12))
+
+    print(f"12 boots of a tiny image held by two hosts: {dict(held)}, by none: {dict(unheld)}")
+    assert sorted(held.values()) == sorted(unheld.values())
+    assert len(held) > 2
+    check(lab, product)
+
+
+def test_boots_and_migrations_follow_what_hosts_come_to_hold(
+    lab: Scenario, product: Product
+) -> None:
+    create_large_image(lab, "followed")
+    image = image_id("followed")
+    first = lab.plane.hosts[3]
+
+    lab.cloud.cache_images(lab.cloud.create_aggregate([first]), [image])
+    lab.await_cached(image, first)
+    lab.truth.holds(image, first)
+    check(lab, product)
+    server = lab.cloud.boot("follows", image, "large").wait()
+    assert server.host == first
+
+    lab.cloud.update_service(first, status="disabled", disabled_reason="the lab's")
+    server.act("migrate", then="VERIFY_RESIZE").act("confirmResize")
+    second = server.host
+    lab.learn(server)
+    check(lab, product)
+    other = lab.cloud.boot("follows-too", image, "large").wait()
+    assert other.host == second != first
+
+    lab.cloud.update_service(first, status="enabled")
+    other.act("migrate", then="VERIFY_RESIZE").act("confirmResize")
+    assert other.host == first
+    check(lab, product)
+    lab.cloud.delete_servers([server, other])
+
+
+def test_an_aggregate_turns_the_weigher_off_for_its_hosts(lab: Scenario, product: Product) -> None:
+    """An operator's metadata ``image_cache_weight_multiplier``, as Nova's own weighers have it."""
+    holders = lab.truth.table(BOTH)[image_id("large")]
+    aggregate = lab.cloud.create_aggregate(holders)
+    lab.cloud.set_aggregate_metadata(aggregate, {"image_cache_weight_multiplier": "0"})
+
+    landed = wait_and_count(lab, lab.cloud.boot_many("spread", image_id("large"), 12, "large"))
+
+    assert len(landed) > len(holders), landed
+    lab.cloud.set_aggregate_metadata(aggregate, {"image_cache_weight_multiplier": None})
+    check(lab, product)
+
+
+# -- parts that fail
+
+
+def stop_redis(redis: servers.Redis) -> Callable[[], object]:
+    """A Redis that refuses connections; how to bring it back."""
+    redis.stop()
+    return redis.start
+
+
+def hang_redis(redis: servers.Redis) -> Callable[[], object]:
+    """A Redis that accepts connections and never answers; how to wake it."""
+    process = redis.process
+    assert process is not None
+    process.signal(signal.SIGSTOP)
+    return lambda: process.signal(signal.SIGCONT)
+
+
+def weigher_warnings(plane: ControlPlane) -> int:
+    return plane.log("nova-scheduler").read_text().count(" WARNING weigher ")
+
+
+@pytest.mark.parametrize("fail", [stop_redis, hang_redis])
+def test_boots_work_without_redis_and_the_index_catches_up(
+    lab: Scenario, product: Product, fail: Callable[[servers.Redis], Callable[[], object]]
+) -> None:
+    image = f"large-{fail.__name__}"
+    create_large_image(lab, image)
+
+    def boot(name: str) -> tuple[str, float]:
+        """The host that the server landed on, and the seconds until it was there."""
+        started = time.monotonic()
+        server = lab.cloud.boot(f"{name}-{image}", image_id(image), "large").wait()
+        took, host = time.monotonic() - started, server.host
+        lab.learn(server)
+        server.delete()
+        return host, took
+
+    _, usual = boot("before")
+    check(lab, product)
+    warned = weigher_warnings(lab.plane)
+    bring_back = fail(lab.plane.redis)
+    try:
+        slowest = max(boot(f"without-redis-{n}")[1] for n in range(3))
+    finally:
+        bring_back()
+    assert slowest < 3 * usual + 3
+    assert weigher_warnings(lab.plane) == warned + 1  # said once, not for each boot
+
+    check(lab, product)
+    holders = lab.truth.table(BOTH)[image_id(image)]
+    assert boot("after")[0] in holders
+
+
+def test_a_stopped_consumer_misses_nothing(lab: Scenario, product: Product) -> None:
+    """Its queue keeps what is said meanwhile."""
+    assert product.stop_consumer() == 0
+    lab.boot("unheard", "rescue").delete()
+    product.start_consumer()
+    check(lab, product)
+
+
+# -- everything that Nova can do with an image
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_step(lab: Scenario, product: Product, step: str) -> None:
+    STEPS[step](lab)
+    check(lab, product)
+
+
+def test_command_line_shows_the_truth(lab: Scenario, product: Product) -> None:
+    shown = json.loads(product.command("image", "show", image_id("first"), "-f", "json"))
+    hosts = sorted(entry["host"] for entry in shown["hosts"])
+    assert hosts == lab.truth.table(BOTH)[image_id("first")]
+
+
+def test_nothing_went_wrong_on_the_way(plane: ControlPlane, product: Product) -> None:
+    """All messages were Nova's own: no one of ours may have been surprised by any."""
+    consumer_log = plane.log(CONSUMER).read_text()
+    assert "Traceback" not in consumer_log, servers.tail(plane.log(CONSUMER))
+    assert "malformed" not in consumer_log.lower(), servers.tail(plane.log(CONSUMER))
+    scheduler_log = plane.log("nova-scheduler").read_text()
+    assert "weigher/__init__.py" not in scheduler_log, servers.tail(plane.log("nova-scheduler"))
+
+
+# -- one format alone
+
+SHORT = (
+    scenario.boot,
+    scenario.boot_another_image,
+    scenario.rebuild_other_image,
+    scenario.resize,
+    scenario.confirm_resize,
+    scenario.live_migrate,
+    scenario.rescue,
+    scenario.pre_cache,
+    scenario.delete_all_servers,
+    scenario.delete_service,
+)
+
+
+@pytest.mark.parametrize(
+    ("notification_format", "hosts"),
+    [(UNVERSIONED, ["compute-1", "compute-2"]), (VERSIONED, ["compute-3", "compute-4"])],
+)
+def test_one_format_alone(
+    plane: ControlPlane, product: Product, notification_format: str, hosts: list[str]
+) -> None:
+    """What a format can't tell is missing from the index, and nothing else is."""
+    plane.cloud.delete_servers(plane.cloud.servers())
+    for host in hosts:
+        shutil.rmtree(plane.base(host), ignore_errors=True)
+    plane.restart_nova(hosts, notification_format=notification_format)
+    product.command("flush", "--yes")
+    lab = Scenario(plane)
+
+    for step in SHORT:
+        step(lab)
+        product.await_index(lab.truth.table(notification_format))
