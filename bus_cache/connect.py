@@ -74,7 +74,7 @@ def parse(url: str) -> Target:
     :raises ValueError: with one sentence for the operator. It never repeats the URL, which
         may hold a password.
     """
-    scheme, separator, _ = url.partition("://")
+    scheme, separator, rest = url.partition("://")
     tls = scheme.startswith("rediss")
     kind = {
         "redis": "single",
@@ -87,16 +87,18 @@ def parse(url: str) -> Target:
     }.get(scheme)
     if not separator or kind is None:
         raise ValueError("it must have one of the forms " + ", ".join(_SCHEMES))
-    try:
-        parts = urllib.parse.urlsplit(url)
-        query = urllib.parse.parse_qs(parts.query, strict_parsing=True) if parts.query else {}
-    except ValueError:
-        raise ValueError("it can't be parsed as a URL") from None
-    if parts.fragment:
+    # by hand: urllib.parse refuses several hosts of which one is an IPv6 address
+    if "#" in rest:
         raise ValueError("it has a '#'" + _ESCAPE)
+    rest, _, parameters = rest.partition("?")
+    netloc, slash, path = rest.partition("/")
+    try:
+        query = urllib.parse.parse_qs(parameters, strict_parsing=True) if parameters else {}
+    except ValueError:
+        query = {"": []}
     if set(query) - ({"db"} if kind == "unix" else set()):
         raise ValueError("it has parameters behind a '?' that are unknown" + _ESCAPE)
-    userinfo, _, hosts = parts.netloc.rpartition("@")
+    userinfo, _, hosts = netloc.rpartition("@")
     if "@" in userinfo and "," in userinfo:
         raise ValueError("user and password stand once, in front of all hosts" + _ESCAPE)
     username, _, password = userinfo.partition(":")
@@ -106,18 +108,18 @@ def parse(url: str) -> Target:
         "tls": tls,
     }
     if kind == "unix":
-        if hosts or not parts.path:
+        if hosts or not path:
             raise ValueError("a unix socket is written unix:///path/to/socket?db=0")
         database = query.get("db", ["0"])[-1]
         return Target(
             kind,
-            path=urllib.parse.unquote(parts.path),
+            path=urllib.parse.unquote(slash + path),
             database=_database(database),
             **{**credentials, "tls": False},
         )
     default_port = 26379 if kind == "sentinel" else 6379
     nodes = tuple(_node(text, default_port) for text in hosts.split(","))
-    path = parts.path.strip("/")
+    path = path.strip("/")
     if kind == "single":
         if len(nodes) != 1:
             raise ValueError(

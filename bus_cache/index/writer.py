@@ -149,7 +149,7 @@ class Writer:
             while self._run("delete_image", hexadecimal, raw, REMEMBER, HOSTS_PER_CALL):
                 pass
         else:
-            self._run("delete_host", first.host, first.stamp, REMEMBER)
+            self._pages("delete_host", first.host, first.stamp, REMEMBER)
 
     def forget_images(self, before: int) -> None:
         """Forget id and size of images that no host holds and of which nothing was heard since.
@@ -157,12 +157,8 @@ class Writer:
         :param before: stamp in milliseconds.
         :raises Unavailable: Redis is away or refuses to write for now.
         """
-        cursor: Any = 0
         try:
-            while True:
-                cursor = int(self._run("forget_images", cursor, before // 86_400_000))
-                if cursor == 0:
-                    return
+            self._pages("forget_images", before // 86_400_000)
         except connect.AWAY as error:
             raise Unavailable(connect.explain(error)) from error
 
@@ -178,6 +174,12 @@ class Writer:
         if name not in self._scripts:
             self._scripts[name] = self._client.register_script(self._texts[name])
         return self._scripts[name](keys=[self._keys.schema], args=[names.SCHEMA, *arguments])
+
+    def _pages(self, name: str, *arguments: Any) -> None:
+        """Call a script that takes a cursor and returns the next one, until all pages are done."""
+        cursor = 0
+        while cursor := int(self._run(name, *arguments, cursor)):
+            pass
 
     def _other_schema(self, found: bytes | str) -> SchemaError:
         text = found.decode(errors="backslashreplace") if isinstance(found, bytes) else found

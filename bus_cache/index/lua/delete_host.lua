@@ -8,8 +8,12 @@
 -- ARGV[2]  host
 -- ARGV[3]  stamp of the deletion in ms
 -- ARGV[4]  seconds to remember it
+-- ARGV[5]  HSCAN cursor to go on from, 0 at first
+-- Returns the next cursor: call again until it is 0. A call looks at some hundred images, and nothing
+-- can come back meanwhile, since the deletion is remembered first.
 local host, stamp = ARGV[2], tonumber(ARGV[3])
-local held = redis.call('HGETALL', prefix .. 'host:' .. host)
+local page = redis.call('HSCAN', prefix .. 'host:' .. host, ARGV[5], 'COUNT', 200)
+local held = page[2]
 local heard = tonumber(redis.call('ZSCORE', prefix .. 'hosts', host) or nil)
 local known = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
 if not known or known < stamp then
@@ -25,4 +29,4 @@ end
 if heard and heard < stamp then
   redis.call('ZREM', prefix .. 'hosts', host)
 end
-return redis.status_reply('OK')
+return page[1]
