@@ -128,7 +128,7 @@ def test_what_a_url_means(url: str, expected: Target, shown: str | None) -> None
         ("redis://h:70000", "host"),
         ("redis://h:-1", "host"),
         ("redis://h h", "host"),
-        ("redis://[::1", "URL"),
+        ("redis://[::1", "host and port"),
         ("redis://h/one", "database"),
         ("redis://h/-1", "database"),
         ("redis://h/1.5", "database"),
