@@ -1126,10 +1126,9 @@ class Sentinel(servers.Redis):
         return [self._program(), str(path), "--sentinel"], {}
 
 
+@pytest.mark.parametrize("server", [servers.Redis], indirect=True)
 def test_a_sentinel(own: servers.Redis) -> None:
     """It says where the master is; the first one asked may be away."""
-    if isinstance(own, servers.Valkey):
-        pytest.skip("one kind of Sentinel is enough")
     nobody = servers.free_port()
     with Sentinel(own) as sentinel, own.client(db=2) as raw:
         url = f"redis+sentinel://127.0.0.1:{nobody},127.0.0.1:{sentinel.port}/mymaster/2"
@@ -1182,10 +1181,9 @@ class TlsRedis(servers.Redis):
         return super().client(ssl=True, ssl_ca_certs=self.certificate, **options)
 
 
+@pytest.mark.parametrize("server", [servers.Redis], indirect=True)  # pip's Valkey has no TLS
 def test_tls(server: servers.Redis) -> None:
     """A certificate of an unknown authority, or for another name, is none."""
-    if isinstance(server, servers.Valkey):
-        pytest.skip("from pip without TLS")
     with TlsRedis() as running, running.client() as raw:
         authority = connect.Tls(running.certificate)
         url = f"rediss://127.0.0.1:{running.port}"
