@@ -259,8 +259,11 @@ class Bus:
                     exchange(channel).declare(passive=True)
                 return
             except amqp_exceptions.NotFound:
-                LOG.info(
-                    "%s: exchange %s is absent, declaring it %s as [oslo_messaging_rabbit] says",
+                LOG.warning(
+                    "%s: exchange %s is absent. Declaring it, %s as [oslo_messaging_rabbit] says "
+                    "here: where Nova's own nova.conf says otherwise, Nova will be refused "
+                    "(406) until this exchange is deleted, so let the two agree. Where Nova "
+                    "publishes elsewhere, correct [consumer] exchanges or the transport URL",
                     self,
                     name,
                     "durable" if exchange.durable else "not durable",
@@ -292,7 +295,6 @@ class Bus:
             LOG.info(
                 "%s: declaring our queue %s; what was published before is not in it", self, name
             )
-        self._known_queues.add(name)
         arguments = {}
         if self.transport.quorum:
             arguments["x-queue-type"] = "quorum"
@@ -309,6 +311,7 @@ class Bus:
                 dropped["x-expires"] = self.topology.expires * 1000
             self._declare_one(connection, self.topology.dropped_queue, dropped, True, False)
         self._declare_one(connection, name, arguments, True, False)
+        self._known_queues.add(name)
 
     def _declare_one(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from oslo_log import log as logging
 
@@ -34,6 +34,12 @@ LONGEST_PAUSE = 5.0
 
 UPKEEP = 600.0
 """Seconds between two looks at what grows: unread queues, images that nobody holds."""
+
+FIRST_LOOK = 60.0
+"""Seconds after the start until the second look at unread queues."""
+
+REMIND = 600.0
+"""Seconds after which an outage that lasts is logged again."""
 
 KEEP_UNHELD = 30 * 24 * 3600
 """Seconds for which an image that no host holds is remembered, with its id and size."""
@@ -96,10 +102,12 @@ class Consumer:
         self._redis = _State(f"Redis (for {self._bus})")
         self._broker = _State(str(self._bus))
         self._complaints = _Limit(COMPLAINTS)
-        self._drops = _Limit(1)
+        self._drops_told = 0
+        self._drops_seen = 0
         self._purge = True
         self._next_upkeep = 0.0
-        self._waiting: dict[str, int] = {}
+        self._next_look = 0.0
+        self._waiting: dict[str, int] | None = None
 
     def stop(self) -> None:
         """Ask :meth:`run` to write and acknowledge what it has in hand, and to return. From any
@@ -115,19 +123,23 @@ class Consumer:
         """Read until :meth:`stop`. A broker or a Redis that is away is waited for."""
         pause = _Backoff(30.0)
         while not self._stop.is_set():
+            failure = ""
             try:
                 self._bus.open()
                 self._bus.consume()
                 self.counts["connections"] += 1
                 self._broker.up(f"reading {', '.join(self._bus.topology.queues)}")
-                self._next_upkeep = 0.0
+                self._next_look = 0.0
+                self._waiting = None
                 pause.reset()
                 self._read()
             except BusError as error:
-                self._broker.down(str(error))
+                failure = str(error)
             finally:
                 self._forget()
                 self._bus.close()
+            if failure:
+                self._broker.down(failure)
             self._stop.wait(pause.next() if not self._stop.is_set() else 0)
 
     # -- the loop --------------------------------------------------------------------------
@@ -147,6 +159,7 @@ class Consumer:
         if self._bus.consuming:
             self._redis.retry_now()
             self._flush(time.monotonic())
+        LOG.info("%s: stopping; in all %s", self._bus, _summary(self.counts))
 
     def _is_due(self, now: float) -> bool:
         """Whether to write though more is coming: a full batch, or a change that has waited."""
@@ -158,13 +171,16 @@ class Consumer:
         """Write what is in hand, then acknowledge; where Redis is away, later."""
         if self._redis.is_down and not self._redis.may_retry(now):
             return
+        failure = ""
         try:
             if self._changes:
                 self._write()
-            elif self._redis.is_down:
+            elif not self._redis.is_up:
                 self._writer.check()
         except (Unavailable, SchemaError) as error:
-            self._redis.down(str(error))
+            failure = str(error)
+        if failure:
+            self._redis.down(failure)
             if self._bus.consuming and self._redis.seconds_down() >= self._patience:
                 LOG.warning(
                     "%s: Redis is away for more than %.0f s: giving %d messages back to the queue "
@@ -176,7 +192,9 @@ class Consumer:
                 self._forget()
                 self._bus.give_back()
             return
-        self._redis.up("answers again" if self._redis.is_down else "in use")
+        if not self._redis.is_up:
+            self._redis.up("in use")
+            self._warn_of_eviction()
         self._forget()
         if self._bus.consuming:
             self._bus.acknowledge()
@@ -196,19 +214,24 @@ class Consumer:
 
     def _keep_up(self, now: float) -> None:
         """Do what is due from time to time: it may wait, so a failure is left for the next time."""
-        if self._redis.is_down:
+        self._tell_of_drops()
+        if now >= self._next_look:
+            self._look_for_unread(now)
+        if not self._redis.is_up:
             return
+        failure = ""
         try:
             if self._purge:
-                self._purge = False
                 self._take_out_ignored()
+                self._purge = False
             if now >= self._next_upkeep:
                 self._next_upkeep = now + UPKEEP
-                self._look_for_unread()
                 self._writer.forget_images(_milliseconds() - KEEP_UNHELD * 1000)
+                LOG.info("%s: so far %s", self._bus, _summary(self.counts))
         except (Unavailable, SchemaError) as error:
-            self._purge = True
-            self._redis.down(str(error))
+            failure = str(error)
+        if failure:
+            self._redis.down(failure)
 
     def _take_out_ignored(self) -> None:
         patterns = self.rules.ignore_hosts
@@ -216,22 +239,68 @@ class Consumer:
             return
         ignored = [host for host in self._writer.hosts() if conf.matches(host, patterns)]
         if ignored:
-            LOG.info("taking %d hosts out of the index that ignore_hosts names", len(ignored))
+            LOG.info(
+                "taking %d hosts out of the index that ignore_hosts names: %s%s",
+                len(ignored),
+                ", ".join(sorted(ignored)[:10]),
+                " ..." if len(ignored) > 10 else "",
+            )
             self._writer.apply(HostDeleted(host, _milliseconds()) for host in ignored)
 
-    def _look_for_unread(self) -> None:
-        for queue, messages in self._bus.unread().items():
-            if messages >= 2 * self._waiting.get(queue, 0):
-                LOG.warning(
-                    "%s: nobody reads queue %s, %d messages wait there. Unless a policy bounds "
-                    "it, it grows until the broker stops taking messages, and Nova waits: set "
-                    "one (rabbitmqctl set_policy), or, where no other service wants these "
-                    "notifications, set [consumer] pool empty and read that queue itself",
+    def _look_for_unread(self, now: float) -> None:
+        """See whether queues that Nova's publishers declare fill up unread beside our own.
+
+        One look tells that somebody does not read; only two tell that it grows. A policy that
+        bounds a queue can't be seen from here.
+        """
+        before, self._waiting = self._waiting, self._bus.unread()
+        self._next_look = now + (FIRST_LOOK if before is None else UPKEEP)
+        if before is None:
+            if self._waiting:
+                LOG.info(
+                    "%s: nobody reads %s. Fine where a policy bounds these queues; else bound "
+                    "them (rabbitmqctl set_policy, see README, 'Turn notifications on'), or, if "
+                    "no other service wants these notifications, read them: [consumer] pool =",
                     self._bus,
-                    queue,
-                    messages,
+                    _listed(self._waiting),
                 )
-                self._waiting[queue] = messages
+            return
+        growing = {name: n for name, n in self._waiting.items() if n > before.get(name, n) * 1.1}
+        if growing:
+            LOG.warning(
+                "%s: %s grow, and nobody reads them: the broker will stop taking messages, and "
+                "Nova will wait for it. Bound them by a policy (rabbitmqctl set_policy, see "
+                "README, 'Turn notifications on')",
+                self._bus,
+                _listed(growing),
+            )
+
+    def _tell_of_drops(self) -> None:
+        """Say how many messages the broker dropped, once no more of them come."""
+        dropped, seen = self.counts["dropped"], self._drops_seen
+        self._drops_seen = dropped
+        if dropped > self._drops_told and dropped == seen:
+            LOG.error(
+                "%s: our queue %s was full and the broker dropped its oldest messages, at least "
+                "%d: hosts may hold images that the index does not know. Was the consumer "
+                "stopped for long, or is it too slow? The bound is [consumer] queue_max_bytes",
+                self._bus,
+                self._bus.topology.pool,
+                dropped - self._drops_told,
+            )
+            self._drops_told = dropped
+
+    def _warn_of_eviction(self) -> None:
+        try:
+            policy = self._writer.eviction()
+        except (Unavailable, SchemaError):
+            return
+        if policy:
+            LOG.warning(
+                "Redis may evict keys (maxmemory-policy %s), which makes the index wrong: set "
+                "it to noeviction",
+                policy,
+            )
 
     # -- messages --------------------------------------------------------------------------
 
@@ -277,30 +346,27 @@ class Consumer:
     def _on_dropped(self) -> None:
         self._unacknowledged += 1
         self.counts["dropped"] += 1
-        if self._drops.allow():
-            LOG.error(
-                "%s: our queue %s was full and the broker dropped its oldest messages (%d known so "
-                "far): hosts may hold images that the index does not know. Was the consumer "
-                "stopped, or is it too slow? The bound is [consumer] queue_max_bytes",
-                self._bus,
-                self._bus.topology.pool,
-                self.counts["dropped"],
-            )
 
 
 class _State:
-    """Whether something is there, logged once per change; and when to try again."""
+    """Whether something is there, logged at each change; and when to try again."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._since: float | None = None
-        self._reason = ""
-        self._next = 0.0
-        self._backoff = _Backoff(LONGEST_PAUSE)
         self._seen = False
+        self._next = 0.0
+        self._next_line = 0.0
+        self._backoff = _Backoff(LONGEST_PAUSE)
+
+    @property
+    def is_up(self) -> bool:
+        """It answered when it was last asked."""
+        return self._seen and self._since is None
 
     @property
     def is_down(self) -> bool:
+        """It did not answer when it was last asked."""
         return self._since is not None
 
     def seconds_down(self) -> float:
@@ -313,7 +379,9 @@ class _State:
         self._next = 0.0
 
     def up(self, what: str) -> None:
-        if self._since is not None or not self._seen:
+        if self._since is not None:
+            LOG.info("%s: %s, again after %.0f s", self._name, what, self.seconds_down())
+        elif not self._seen:
             LOG.info("%s: %s", self._name, what)
         self._seen = True
         self._since = None
@@ -321,12 +389,16 @@ class _State:
 
     def down(self, reason: str) -> None:
         now = time.monotonic()
+        reason = reason.rstrip(". ")
         if self._since is None:
             self._since = now
+            self._next_line = now + REMIND
             LOG.error("%s: %s. Waiting for it", self._name, reason)
-        elif reason != self._reason:
-            LOG.debug("%s: %s", self._name, reason)
-        self._reason = reason
+        elif now >= self._next_line:
+            self._next_line = now + REMIND
+            LOG.error(
+                "%s: %s. Waiting for it for %.0f s now", self._name, reason, now - self._since
+            )
         self._next = now + self._backoff.next()
 
 
@@ -370,6 +442,17 @@ class _Limit:
         """Return, for the end of a line, how many lines were not written before it."""
         withheld, self._withheld = self._withheld, 0
         return f" ({withheld} more lines like this were held back)" if withheld else ""
+
+
+def _listed(queues: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({messages} messages)" for name, messages in sorted(queues.items()))
+
+
+def _summary(counts: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{name} {counts[name]}"
+        for name in ("received", "irrelevant", "malformed", "applied", "refused", "dropped")
+    )
 
 
 def _milliseconds() -> int:

@@ -123,11 +123,13 @@ class ConsumerService(cotyledon.Service):
             consumer.use(rules(self._conf))
 
     def _read(self) -> cfg.ConfigOpts | None:
+        failure = ""
         try:
             return load(self._arguments)
         except configuration.ConfigurationError as error:
-            LOG.error("Going on with the configuration as it was: %s", error)
-            return None
+            failure = str(error)
+        LOG.error("Going on with the configuration as it was: %s", failure)
+        return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

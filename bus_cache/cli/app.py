@@ -33,7 +33,7 @@ EPILOG = """\
 examples:
   bus-cache status                           is all well, and how fresh is it?
   bus-cache image list --limit 20            the images that most hosts hold
-  bus-cache image show IMAGE -f json         who holds this image, since when, by what evidence
+  bus-cache image show IMAGE -f json         who holds this image, by what evidence, and when
   bus-cache host show HOST                   what this host holds
   bus-cache help image show                  more about a command (also: image show --help)
 

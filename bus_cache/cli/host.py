@@ -37,7 +37,7 @@ examples:
 
 
 class HostShow(command.Show):
-    """Show one host: which images it holds, since when it is known, and from what.
+    """Show one host: which images it holds, when and by what that was last evidenced.
 
     HOST is what Nova calls the compute service's host (openstack compute service list).
     "at" and "by" are as in bus-cache image show.

@@ -63,7 +63,7 @@ def _most_held_first(row: ImageRow) -> tuple[int, str]:
 
 
 class ImageShow(command.Show):
-    """Show one image: which hosts hold it, since when it is known, and from what.
+    """Show one image: which hosts hold it, when and by what that was last evidenced.
 
     "at" is when the host was last known to hold the image, by the clock of the service
     that said so; "by" is what happened there: create, rebuild, evacuation, migration (a

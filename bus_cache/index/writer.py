@@ -162,6 +162,24 @@ class Writer:
         except connect.AWAY as error:
             raise Unavailable(connect.explain(error)) from error
 
+    def eviction(self) -> str:
+        """Return by what policy Redis may evict keys, which makes the index wrong; empty: never.
+
+        :raises Unavailable: Redis is away, or may not be asked.
+        """
+        try:
+            memory = self._client.info("memory")
+        except connect.AWAY as error:
+            raise Unavailable(connect.explain(error)) from error
+        # a Cluster answers by node
+        nodes = memory.values() if "maxmemory" not in memory else [memory]
+        policies = {
+            str(node["maxmemory_policy"])
+            for node in nodes
+            if node.get("maxmemory") and node.get("maxmemory_policy") != "noeviction"
+        }
+        return ", ".join(sorted(policies))
+
     def hosts(self) -> Iterator[str]:
         """Yield the hosts that the index knows; :class:`Unavailable` where Redis is away."""
         try:

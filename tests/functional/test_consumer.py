@@ -260,7 +260,7 @@ def test_redis_away_loses_nothing(
             )
         )
         drained(rabbit)
-        assert len(consumer.lines("answers again")) == 1
+        assert len(consumer.lines("in use, again after")) == 1
 
 
 def test_several_buses_in_one_process(
@@ -365,9 +365,11 @@ def test_a_default_queue_that_nobody_reads_is_told(
     program: Any, publish: publisher.Publisher
 ) -> None:
     publish.created("h1", "image-1")
-    [line] = program().start().reading().said("nobody reads queue")
-    assert "notifications.info" in line
+    consumer = program().start().reading()
+    [line] = consumer.said("nobody reads ")
+    assert "notifications.info (1 messages)" in line
     assert "[consumer] pool" in line
+    assert consumer.stop() == 0
 
 
 def test_a_queue_declared_otherwise_is_told_and_used(
@@ -399,7 +401,8 @@ def test_a_full_queue_drops_the_oldest_and_the_consumer_notices(
     assert waiting
     assert waiting < 100
     consumer.start().reading(2)
-    consumer.said("dropped its oldest messages")
+    [line] = consumer.said("dropped its oldest messages")
+    assert f"at least {100 - waiting}:" in line
     drained(rabbit)
     drained(rabbit, "bus_cache.dropped")
     [hosts] = keyspace.sets(redis_server.client()).values()
