@@ -227,7 +227,8 @@ class Consumer:
             if now >= self._next_upkeep:
                 self._next_upkeep = now + UPKEEP
                 self._writer.forget_images(_milliseconds() - KEEP_UNHELD * 1000)
-                LOG.info("%s: so far %s", self._bus, _summary(self.counts))
+                if self.counts["received"]:
+                    LOG.info("%s: so far %s", self._bus, _summary(self.counts))
         except (Unavailable, SchemaError) as error:
             failure = str(error)
         if failure:
@@ -259,8 +260,8 @@ class Consumer:
             if self._waiting:
                 LOG.info(
                     "%s: nobody reads %s. Fine where a policy bounds these queues; else bound "
-                    "them (rabbitmqctl set_policy, see README, 'Turn notifications on'), or, if "
-                    "no other service wants these notifications, read them: [consumer] pool =",
+                    "them (rabbitmqctl set_operator_policy, see README, 'Queues'), or, if no "
+                    "other service wants these notifications, read them: [consumer] pool =",
                     self._bus,
                     _listed(self._waiting),
                 )
@@ -269,8 +270,8 @@ class Consumer:
         if growing:
             LOG.warning(
                 "%s: %s grow, and nobody reads them: the broker will stop taking messages, and "
-                "Nova will wait for it. Bound them by a policy (rabbitmqctl set_policy, see "
-                "README, 'Turn notifications on')",
+                "Nova will wait for it. Bound them by a policy (rabbitmqctl set_operator_policy, "
+                "see README, 'Queues')",
                 self._bus,
                 _listed(growing),
             )

@@ -59,7 +59,7 @@ OPTIONS = [
         mutable=False,
         help=paragraphs(
             """
-            Seconds that the weigher waits for Redis at the most: for a connection and for each part
+            Seconds that the weigher waits for Redis: for a connection and, again, for each part
             of an answer. When they are over, nobody holds the image for this one instance, and Nova
             schedules as without the weigher.
             """

@@ -28,11 +28,12 @@ CATALOG = {"nova": "compute", "glance": "image", "placement": "placement", "neut
 NOTIFIER: dict[str, object] = {"driver": "messagingv2", "retry": 3}
 #: What bounds the queues that they declare and that nobody reads here: rabbitmqctl's arguments.
 QUEUE_POLICY = (
-    "set_policy",
+    "set_operator_policy",
+    *("-p", "/"),
     *("--apply-to", "queues"),
     "notifications-bound",
     r"^(versioned_)?notifications\.(info|error)$",
-    '{"max-length-bytes": 10485760, "overflow": "drop-head"}',
+    '{"max-length-bytes": 268435456}',
 )
 
 #: Where packages put the files that services need beside their code.
