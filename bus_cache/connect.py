@@ -199,6 +199,9 @@ def connect(
         "client_name": client_name,
         "retry": retry,
         "health_check_interval": 0,
+        # RESP3 would bring what we do not use: push messages by which a server may raise our
+        # timeouts (redis-py 8), and one more round trip for each new connection
+        "protocol": 2,
     }
     if target.kind == "cluster":
         nodes = [redis.cluster.ClusterNode(host, port) for host, port in target.nodes]
@@ -215,6 +218,7 @@ def connect(
                 "socket_connect_timeout": connect_timeout,
                 "socket_timeout": read_timeout,
                 "retry": retry,
+                "protocol": 2,
                 **secure,
             },
         )

@@ -5,6 +5,7 @@ One code path for RabbitMQ and for kombu's in-memory transport.
 
 from __future__ import annotations
 
+import bz2
 import collections
 import concurrent.futures
 import contextlib
@@ -14,18 +15,20 @@ import itertools
 import os
 import random
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import kombu.compression
 import kombu.exceptions
 from amqp import exceptions as amqp_exceptions
+from amqp import serialization
 from kombu.connection import Connection
 from kombu.entity import Exchange
 from oslo_config import cfg
 from oslo_log import log as logging
 
 from bus_cache.conf import consumer
+from consumers import events
 from consumers import transport as transports
 from consumers.transport import Transport
 
@@ -35,15 +38,43 @@ PRIORITIES = ("info", "error")
 """Nova publishes what a host did on ``<topic>.info`` and what failed on ``<topic>.error``."""
 
 _DROPPED_BYTES = 1024 * 1024
-_COMPRESSED_BYTES = 64 * 1024
+
+_BASIC = 60
+"""AMQP's class of methods and properties for messages."""
 
 _OPTION_OF_ARGUMENT = {
     "x-max-length-bytes": "[consumer] queue_max_bytes",
+    "x-overflow": "[consumer] queue_max_bytes",
+    "x-dead-letter-exchange": "[consumer] queue_max_bytes",
+    "x-dead-letter-routing-key": "[consumer] queue_max_bytes",
     "x-expires": "[consumer] queue_expires",
     "x-queue-type": "[oslo_messaging_rabbit] rabbit_quorum_queue",
     "durable": "[oslo_messaging_rabbit] amqp_durable_queues",
     "auto_delete": "[oslo_messaging_rabbit] amqp_auto_delete",
 }
+
+
+def _tolerate_broken_properties() -> None:
+    """Have py-amqp hand out a message whose properties can't be decoded, without properties.
+
+    It decodes them while it reads the frame, so one such message, which any publisher can send,
+    would break the connection, come again, and break the next one.
+    """
+    decode = serialization.PROPERTY_CLASSES[_BASIC]
+
+    @functools.wraps(decode)
+    def tolerant(buffer: bytes, offset: int) -> tuple[dict[str, Any], int]:
+        try:
+            found: tuple[dict[str, Any], int] = decode(buffer, offset)
+        except Exception:  # whatever is in them
+            return {}, offset
+        return found
+
+    if not hasattr(decode, "__wrapped__"):
+        serialization.PROPERTY_CLASSES[_BASIC] = tolerant
+
+
+_tolerate_broken_properties()
 
 
 class BusError(Exception):
@@ -117,9 +148,13 @@ class Bus:
         transport: Transport,
         topology: Topology,
         on_delivery: Callable[[Delivery], None],
-        on_dropped: Callable[[], None],
+        on_dropped: Callable[[str], None],
     ) -> None:
-        """Take what to connect to and what to read; nothing is sent yet."""
+        """Take what to connect to and what to read; nothing is sent yet.
+
+        ``on_dropped`` is given the broker's reason: ``maxlen`` where our queue was full,
+        ``delivery_limit`` where a quorum queue had handed a message out too often.
+        """
         self.transport = transport
         self.topology = topology
         self._on_delivery = on_delivery
@@ -130,6 +165,8 @@ class Bus:
         self._connection: Connection | None = None
         self._channel: Any = None
         self._tags: collections.deque[Any] = collections.deque()
+        self._consumer_tags: list[str] = []
+        self._drops_told = False
         self._known_queues: set[str] = set()
         self._said: dict[str, str] = {}
         self._multiple = False
@@ -159,7 +196,7 @@ class Bus:
             channel.basic_qos(0, self.topology.prefetch, False)
             for name in self.topology.queues:
                 self._subscribe(channel, name, self._deliver)
-            if self.topology.dropped_queue and self._multiple:
+            if self._drops_told:
                 self._subscribe(channel, self.topology.dropped_queue, self._drop)
             self._channel = channel
 
@@ -193,15 +230,30 @@ class Bus:
                     self._channel.basic_ack(tag)
             self._tags.clear()
 
+    def cancel(self) -> None:
+        """Take no more messages. What the broker sent before is delivered before this returns."""
+        with self._errors():
+            for tag in self._consumer_tags:
+                self._channel.basic_cancel(tag)
+            self._consumer_tags.clear()
+
     def give_back(self) -> None:
         """Stop consuming; what was not acknowledged goes back to the queue, once."""
         channel, self._channel = self._channel, None
         self._tags.clear()
+        self._consumer_tags.clear()
         if channel is not None:
             with self._errors():
                 if not self._multiple:
                     channel.basic_recover(requeue=True)
                 channel.close()
+
+    def renew(self) -> None:
+        """Declare our queue again while we do not read it, so that it does not expire."""
+        with self._errors():
+            assert self._connection is not None
+            for name in self.topology.queues:
+                self._declare_queue(self._connection, name)
 
     def close(self) -> None:
         """Leave the bus. Never raises; what was not acknowledged goes back to the queue."""
@@ -254,20 +306,19 @@ class Bus:
             name, "topic", durable=self.transport.durable, auto_delete=self.transport.auto_delete
         )
         if self._multiple:
-            try:
+            with contextlib.suppress(amqp_exceptions.NotFound):
                 with connection.channel() as channel:
                     exchange(channel).declare(passive=True)
                 return
-            except amqp_exceptions.NotFound:
-                LOG.warning(
-                    "%s: exchange %s is absent. Declaring it, %s as [oslo_messaging_rabbit] says "
-                    "here: where Nova's own nova.conf says otherwise, Nova will be refused "
-                    "(406) until this exchange is deleted, so let the two agree. Where Nova "
-                    "publishes elsewhere, correct [consumer] exchanges or the transport URL",
-                    self,
-                    name,
-                    "durable" if exchange.durable else "not durable",
-                )
+            LOG.warning(
+                "%s: exchange %s is absent. Declaring it, %s as [oslo_messaging_rabbit] says "
+                "here: where Nova's own nova.conf says otherwise, Nova will be refused "
+                "(406) until this exchange is deleted, so let the two agree. Where Nova "
+                "publishes elsewhere, correct [consumer] exchanges or the transport URL",
+                self,
+                name,
+                "durable" if exchange.durable else "not durable",
+            )
         with connection.channel() as channel:
             exchange(channel).declare()
 
@@ -305,13 +356,30 @@ class Bus:
             arguments["x-dead-letter-routing-key"] = self.topology.dropped_queue
         if self.topology.expires:
             arguments["x-expires"] = self.topology.expires * 1000
-        if self.topology.dropped_queue:
-            dropped = {"x-max-length-bytes": _DROPPED_BYTES, "x-overflow": "drop-head"}
-            if self.topology.expires:
-                dropped["x-expires"] = self.topology.expires * 1000
-            self._declare_one(connection, self.topology.dropped_queue, dropped, True, False)
+        if self._multiple and self.topology.dropped_queue:
+            self._declare_dropped(connection)
         self._declare_one(connection, name, arguments, True, False)
         self._known_queues.add(name)
+
+    def _declare_dropped(self, connection: Connection) -> None:
+        """Declare where the broker tells us of what it dropped; do without it where that fails."""
+        arguments: dict[str, Any] = {"x-max-length-bytes": _DROPPED_BYTES}
+        if self.transport.quorum:
+            arguments["x-queue-type"] = "quorum"
+        if self.topology.expires:
+            arguments["x-expires"] = self.topology.expires * 1000
+        failure = ""
+        try:
+            self._declare_one(connection, self.topology.dropped_queue, arguments, True, False)
+        except amqp_exceptions.AMQPError as error:
+            failure = _short(error)
+        self._drops_told = not failure
+        if failure:
+            self._say_once(
+                "declare dropped",
+                f"queue {self.topology.dropped_queue} can't be used, so messages that the broker "
+                f"drops from our queue will not be noticed: {failure}",
+            )
 
     def _declare_one(
         self,
@@ -322,6 +390,7 @@ class Bus:
         auto_delete: bool,
     ) -> None:
         """Declare a queue; where it exists with other properties, say so and use it as it is."""
+        refusal = ""
         try:
             with connection.channel() as channel:
                 channel.queue_declare(
@@ -332,15 +401,20 @@ class Bus:
                     arguments=dict(arguments),
                 )
         except amqp_exceptions.PreconditionFailed as error:
+            refusal = _short(error)
+        if refusal:
+            options = dict(_OPTION_OF_ARGUMENT)
+            if self.topology.pool:  # ours is durable and stays, whatever Nova's are
+                options["durable"] = options["auto_delete"] = "this version of bus-cache"
             option = next(
-                (o for a, o in _OPTION_OF_ARGUMENT.items() if f"'{a}'" in str(error)),
+                (o for a, o in options.items() if f"'{a}'" in refusal),
                 "the options of [consumer] and [oslo_messaging_rabbit]",
             )
             self._say_once(
                 f"declare {name}",
                 f"queue {name} exists with other properties than {option} asks for, and is used "
                 f"as it is: set {option} as before, or delete the queue (rabbitmqctl "
-                f"delete_queue {name}) to have it declared anew. The broker says: {_short(error)}",
+                f"delete_queue {name}) to have it declared anew. The broker says: {refusal}",
             )
 
     def _say_once(self, what: str, text: str) -> None:
@@ -351,10 +425,12 @@ class Bus:
     # -- deliveries ------------------------------------------------------------------------
 
     def _subscribe(self, channel: Any, queue: str, callback: Callable[[str, Any], None]) -> None:
+        tag = f"{self.topology.pool or 'bus_cache'}-{os.getpid()}-{queue}"
+        self._consumer_tags.append(tag)
         channel.basic_consume(
             queue=queue,
             no_ack=False,
-            consumer_tag=f"{self.topology.pool or 'bus_cache'}-{os.getpid()}-{queue}",
+            consumer_tag=tag,
             callback=functools.partial(callback, queue),
             **({"on_cancel": self._cancelled} if self._multiple else {}),
         )
@@ -373,7 +449,8 @@ class Bus:
 
     def _drop(self, queue: str, message: Any) -> None:
         self._tags.append(message.delivery_tag)
-        self._on_dropped()
+        headers = message.properties.get("application_headers") or {}
+        self._on_dropped(str(headers.get("x-first-death-reason", "maxlen"))[:40])
 
     def _cancelled(self, consumer_tag: str) -> None:
         raise amqp_exceptions.ConsumerCancelled("the broker took the queue away from us")
@@ -492,22 +569,26 @@ def passive(connection: Connection, queue: str) -> Any:
     try:
         with connection.channel() as channel:
             return channel.queue_declare(queue=queue, passive=True)
-    except (amqp_exceptions.NotFound, kombu.exceptions.ChannelError):
+    except (amqp_exceptions.NotFound, kombu.exceptions.ChannelError) as error:
+        if "home node" in str(error):  # it is there, on a broker of the cluster that is down
+            raise
         return None
 
 
-def _decompress(body: bytes, compression: str) -> bytes:
-    """Undo ``[oslo_messaging_rabbit] kombu_compression``.
+def _decompress(body: bytes, compression: object) -> bytes:
+    """Undo ``[oslo_messaging_rabbit] kombu_compression``, up to what the decoder takes.
 
-    What can't be undone, or is so large that it may be a bomb, is left for the decoder to refuse.
+    What can't be undone is left for the decoder to refuse.
     """
-    if len(body) > _COMPRESSED_BYTES:
-        return b"compressed, and too large"
+    most = events.MOST_BYTES + 1
     try:
-        unpacked: bytes = kombu.compression.decompress(body, compression)
-    except Exception:  # each codec has errors of its own; a compression that we lack is a KeyError
+        if compression == "application/x-gzip":  # kombu says gzip and means zlib
+            return zlib.decompressobj().decompress(body, most)
+        if compression == "application/x-bz2":
+            return bz2.BZ2Decompressor().decompress(body, most)
+    except (zlib.error, OSError, EOFError):
         return b"compressed, and can't be unpacked"
-    return unpacked
+    return b"compressed in an unknown way"
 
 
 def _short(error: BaseException) -> str:

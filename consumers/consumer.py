@@ -29,6 +29,15 @@ PATIENCE = 60.0
 """Seconds without Redis after which messages go back to the queue and consuming stops. RabbitMQ
 closes a channel on which a message stays unacknowledged for 30 minutes."""
 
+HOLD = 1.0
+"""Seconds for which a message that says nothing may stay unacknowledged under a steady stream."""
+
+MOST_CHANGES = 5000
+"""Changes in hand that are written though the batch is not full: a bound on memory."""
+
+RENEWAL = 30.0
+"""Seconds between declarations of our queue while we do not read it: it must not expire."""
+
 LONGEST_PAUSE = 5.0
 """Seconds between two tries at a Redis that is away, at the most; half a minute for a broker."""
 
@@ -98,16 +107,20 @@ class Consumer:
         self._stop = threading.Event()
         self._changes: list[Change] = []
         self._unacknowledged = 0
+        self._first = 0.0
         self._oldest = 0.0
         self._redis = _State(f"Redis (for {self._bus})")
         self._broker = _State(str(self._bus))
         self._complaints = _Limit(COMPLAINTS)
+        self._drop_reasons: set[str] = set()
         self._drops_told = 0
         self._drops_seen = 0
         self._purge = True
         self._next_upkeep = 0.0
         self._next_look = 0.0
+        self._next_renewal = 0.0
         self._waiting: dict[str, int] | None = None
+        self._warned: dict[str, int] = {}
 
     def stop(self) -> None:
         """Ask :meth:`run` to write and acknowledge what it has in hand, and to return. From any
@@ -157,13 +170,16 @@ class Consumer:
                 self._bus.heartbeat()
                 self._keep_up(now)
         if self._bus.consuming:
+            self._bus.cancel()
             self._redis.retry_now()
             self._flush(time.monotonic())
         LOG.info("%s: stopping; in all %s", self._bus, _summary(self.counts))
 
     def _is_due(self, now: float) -> bool:
-        """Whether to write though more is coming: a full batch, or a change that has waited."""
-        if self._unacknowledged >= self._batch:
+        """Whether to write or acknowledge though more is coming: much in hand, or for long."""
+        if self._unacknowledged >= self._batch or len(self._changes) >= MOST_CHANGES:
+            return True
+        if self._unacknowledged and now - self._first >= HOLD:
             return True
         return bool(self._changes) and now - self._oldest >= LINGER
 
@@ -176,7 +192,7 @@ class Consumer:
             if self._changes:
                 self._write()
             elif not self._redis.is_up:
-                self._writer.check()
+                self._writer.probe()
         except (Unavailable, SchemaError) as error:
             failure = str(error)
         if failure:
@@ -202,11 +218,12 @@ class Consumer:
             self._bus.consume()
 
     def _write(self) -> None:
+        self.counts["applied"] += len(self._changes)
         for changes, reason in self._writer.apply(self._changes):
             self.counts["refused"] += len(changes)
+            self.counts["applied"] -= len(changes)
             if self._complaints.allow():
                 LOG.error("Redis refuses %s: %s. Is its key somebody else's?", changes[0], reason)
-        self.counts["applied"] += len(self._changes)
 
     def _forget(self) -> None:
         self._changes = []
@@ -217,11 +234,14 @@ class Consumer:
         self._tell_of_drops()
         if now >= self._next_look:
             self._look_for_unread(now)
+        if not self._bus.consuming and now >= self._next_renewal:
+            self._next_renewal = now + RENEWAL
+            self._bus.renew()
         if not self._redis.is_up:
             return
         failure = ""
         try:
-            if self._purge:
+            if self._purge or now >= self._next_upkeep:
                 self._take_out_ignored()
                 self._purge = False
             if now >= self._next_upkeep:
@@ -266,8 +286,14 @@ class Consumer:
                     _listed(self._waiting),
                 )
             return
-        growing = {name: n for name, n in self._waiting.items() if n > before.get(name, n) * 1.1}
+        # said again at each doubling
+        growing = {
+            name: n
+            for name, n in self._waiting.items()
+            if n > before.get(name, 0) and n >= 2 * self._warned.get(name, 0)
+        }
         if growing:
+            self._warned.update(growing)
             LOG.warning(
                 "%s: %s grow, and nobody reads them: the broker will stop taking messages, and "
                 "Nova will wait for it. Bound them by a policy (rabbitmqctl set_operator_policy, "
@@ -282,14 +308,18 @@ class Consumer:
         self._drops_seen = dropped
         if dropped > self._drops_told and dropped == seen:
             LOG.error(
-                "%s: our queue %s was full and the broker dropped its oldest messages, at least "
-                "%d: hosts may hold images that the index does not know. Was the consumer "
-                "stopped for long, or is it too slow? The bound is [consumer] queue_max_bytes",
+                "%s: the broker dropped its oldest messages from our queue %s, at least %d "
+                "(%s): hosts may hold images that the index does not know. maxlen: the queue was "
+                "full; was the consumer stopped for long, or is it too slow? Its bound is "
+                "[consumer] queue_max_bytes. delivery_limit: a quorum queue handed a message "
+                "out too often, while Redis or the consumer failed again and again",
                 self._bus,
                 self._bus.topology.pool,
                 dropped - self._drops_told,
+                ", ".join(sorted(self._drop_reasons)),
             )
             self._drops_told = dropped
+            self._drop_reasons.clear()
 
     def _warn_of_eviction(self) -> None:
         try:
@@ -307,7 +337,7 @@ class Consumer:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         self.counts["received"] += 1
-        self._unacknowledged += 1
+        self._hold()
         event_type = events.peek(delivery.body)
         if event_type is not None and event_type not in evidence.RULES:
             self.counts["irrelevant"] += 1
@@ -344,9 +374,15 @@ class Consumer:
                 self._complaints.held_back(),
             )
 
-    def _on_dropped(self) -> None:
-        self._unacknowledged += 1
+    def _on_dropped(self, reason: str) -> None:
+        self._hold()
         self.counts["dropped"] += 1
+        self._drop_reasons.add(reason)
+
+    def _hold(self) -> None:
+        if not self._unacknowledged:
+            self._first = time.monotonic()
+        self._unacknowledged += 1
 
 
 class _State:

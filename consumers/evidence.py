@@ -23,6 +23,9 @@ Rule = Callable[[Notification], list[Change]]
 _MOST_SIZE = 2**53
 """Bytes; the largest whole number that Redis' Lua keeps exactly."""
 
+_MOST_IMAGES = 25_000
+"""Images that one message may say are cached: a bound on memory."""
+
 
 def created(said: Notification) -> list[Change]:
     """A server was built on its host, which fetched the image first."""
@@ -59,8 +62,8 @@ def rescued(said: Notification) -> list[Change]:
 def precached(said: Notification) -> list[Change]:
     """One host's part of caching images for an aggregate, told by the conductor."""
     images = said.data.get("images_cached")
-    if not isinstance(images, list):
-        raise Malformed("images_cached is no list")
+    if not isinstance(images, list) or len(images) > _MOST_IMAGES:
+        raise Malformed(f"images_cached is no list of at most {_MOST_IMAGES}")
     host = _host(said)
     return [change for image in images for change in _holds(host, image, said, Source.PRECACHE)]
 

@@ -125,7 +125,9 @@ class ConsumerService(cotyledon.Service):
     def _read(self) -> cfg.ConfigOpts | None:
         failure = ""
         try:
-            return load(self._arguments)
+            conf = load(self._arguments)
+            transport.transports(conf)
+            return conf
         except configuration.ConfigurationError as error:
             failure = str(error)
         LOG.error("Going on with the configuration as it was: %s", failure)
@@ -158,10 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def refuse_other_schema(conf: cfg.ConfigOpts) -> None:
     """Raise :class:`SchemaError` where Redis answers that another version's keys are there."""
-    client = configuration.redis_client(conf, client_name=PROGRAM)
+    connect_to_redis = functools.partial(configuration.redis_client, conf, client_name=PROGRAM)
     try:
-        Writer(client, conf[common.GROUP].keyspace).check()
+        Writer(connect_to_redis, conf[common.GROUP].keyspace).check()
     except Unavailable:
         LOG.debug("Redis is away; it is waited for")
-    finally:
-        client.close()

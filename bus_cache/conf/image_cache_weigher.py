@@ -13,16 +13,16 @@ OPTIONS = [
     cfg.Opt(
         "multiplier",
         type=FiniteFloat(min=0.0),
-        default=5.0,
+        default=7.0,
         mutable=True,
         help=paragraphs(
             """
             Multiplier of the weigher: what a host that holds a large image gains over one that does
-            not. The default is just above what Nova's RAM, CPU, disk and I/O weighers can add up to
-            with their default multipliers (1.0 each), so that a held image decides while the host
-            has room, and Nova's BuildFailureWeigher (1000000) still wins. 0 turns it off.
-            An aggregate's metadata ``image_cache_weight_multiplier`` overrides it for the
-            aggregate's hosts: set it to 0 where hosts cache no images (Ceph).
+            not. The default is just above what Nova's RAM, CPU, disk, PCI, hypervisor version and
+            I/O weighers can add up to with their default multipliers (1.0 each), so that a held
+            image decides while the host has room, and Nova's BuildFailureWeigher (1000000) still
+            wins. 0 turns it off. An aggregate's metadata ``image_cache_weight_multiplier``
+            overrides it for the aggregate's hosts: set it to 0 where hosts cache no images (Ceph).
             """
         ),
     ),

@@ -22,7 +22,7 @@ REMEMBER = 7 * 24 * 3600
 """Seconds for which a deletion is remembered. Our queue expires before, so no later message is
 left."""
 
-SCRIPTS = ("hold", "size", "delete_image", "delete_host", "forget_images")
+SCRIPTS = ("probe", "hold", "size", "delete_image", "delete_host", "forget_images")
 
 BATCH = 200
 """Statements in one script call: about a millisecond of Redis' time."""
@@ -92,6 +92,20 @@ class Writer:
             raise Unavailable(connect.explain(error)) from error
         if found is not None and found != str(names.SCHEMA).encode():
             raise self._other_schema(found)
+
+    def probe(self) -> None:
+        """Write something harmless: a server may answer reads and refuse writes.
+
+        :raises SchemaError: the keyspace's schema is not ours.
+        :raises Unavailable: Redis is away or refuses to write for now.
+        """
+        try:
+            self._run("probe")
+        except connect.AWAY as error:
+            reason = connect.explain(error)
+            if reason.startswith("SCHEMA "):
+                self.check()
+            raise Unavailable(reason) from error
 
     def apply(self, changes: Iterable[Change]) -> list[tuple[Sequence[Change], str]]:
         """Put statements into the index.
@@ -172,7 +186,7 @@ class Writer:
         except connect.AWAY as error:
             raise Unavailable(connect.explain(error)) from error
         # a Cluster answers by node
-        nodes = memory.values() if "maxmemory" not in memory else [memory]
+        nodes = [node for node in memory.values() if isinstance(node, dict)] or [memory]
         policies = {
             str(node["maxmemory_policy"])
             for node in nodes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import json
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import amqp
 import kombu
 import pytest
 
@@ -129,7 +131,7 @@ def depth(rabbit: servers.RabbitMQ, queue: str = "bus_cache") -> int | None:
 
 
 def drained(rabbit: servers.RabbitMQ, queue: str = "bus_cache") -> None:
-    """Wait until all is delivered; what a consumer has in hand it writes before it stops."""
+    """Wait until all is delivered; what a consumer was sent it writes before it stops."""
     wait_for(lambda: depth(rabbit, queue) == 0)
 
 
@@ -165,6 +167,14 @@ def test_recorded_notifications_of_each_format_give_the_truth(
     assert consumer.stop() == 0
     found = keyspace.everything(redis_server.client())
     assert found["sets"] == truth(form, recording)
+    assert found["schema"] == b"1"
+    assert {names.fingerprint(image) for image in found["images"]} >= set(found["sets"])
+    # Glance's deletion is on the bus in each case, the service's only in the versioned format
+    gone = {key.partition(":")[0] for key in found["gone"]}
+    assert gone == ({"image"} if form == "unversioned" else {"image", "host"})
+    assert not {key.partition(":")[2] for key in found["gone"]} & (
+        set(found["sets"]) | found["heard"]
+    )
 
 
 def test_a_consumer_killed_and_stopped_in_between_loses_nothing(
@@ -187,6 +197,31 @@ def test_a_consumer_killed_and_stopped_in_between_loses_nothing(
     drained(rabbit)
     assert consumer.stop() == 0
     assert keyspace.everything(redis_server.client())["sets"] == truth("both")
+
+
+def test_what_is_in_hand_at_a_kill_comes_again(
+    program: Any,
+    publish: publisher.Publisher,
+    rabbit: servers.RabbitMQ,
+    redis_server: servers.Redis,
+) -> None:
+    """Killed between delivery and writing: acknowledged too early, all of it would be lost."""
+    consumer = program().start().reading()
+    publish.created("h0", "image-0")
+    wait_for(lambda: keyspace.sets(redis_server.client()))
+    assert redis_server.process is not None
+    redis_server.process.signal(signal.SIGSTOP)
+    try:
+        for number in range(1, 31):
+            publish.created(f"h{number}", "image-0")
+        wait_for(lambda: in_hand(rabbit) == 30)
+        consumer.kill()
+    finally:
+        redis_server.process.signal(signal.SIGCONT)
+    consumer.start().reading(2)
+    hosts = {f"h{number}" for number in range(31)}
+    wait_for(lambda: hosts in keyspace.sets(redis_server.client()).values())
+    assert consumer.stop() == 0
 
 
 def test_two_consumers_share_one_queue(
@@ -402,7 +437,7 @@ def test_a_full_queue_drops_the_oldest_and_the_consumer_notices(
     assert waiting < 100
     consumer.start().reading(2)
     [line] = consumer.said("dropped its oldest messages")
-    assert f"at least {100 - waiting}:" in line
+    assert f"at least {100 - waiting} (maxlen)" in line
     drained(rabbit)
     drained(rabbit, "bus_cache.dropped")
     [hosts] = keyspace.sets(redis_server.client()).values()
@@ -592,6 +627,7 @@ def test_bad_messages_among_good_ones(
             f"h{number % 997}"
         )
     assert keyspace.everything(redis_server.client())["sets"] == expected
+    assert consumer.lines("in all received 20001, irrelevant 0, malformed 10000, applied 10001")
     assert len(complaints) <= 60  # per minute: 20
     assert "exchange nova, queue bus_cache" in complaints[0]
     assert not consumer.lines("Traceback")
@@ -624,6 +660,10 @@ def test_a_large_message(
     consumer = program().start().reading()
     publish.created("h0", "image-0")
     with kombu.Connection(rabbit.amqp_url) as connection, connection.channel() as channel:
+        bomb = channel.prepare_message(
+            bz2.compress(bytes(50_000_000)), headers={"compression": "application/x-bz2"}
+        )
+        channel.basic_publish(bomb, exchange="nova", routing_key="notifications.info")
         body = good(1)[:-1] + b'  , "more": "' + b"x" * 10_000_000 + b'"}'
         channel.basic_publish(
             channel.prepare_message(body), exchange="nova", routing_key="notifications.info"
@@ -632,5 +672,26 @@ def test_a_large_message(
     wait_for(
         lambda: keyspace.sets(redis_server.client()) == {names.fingerprint("image-0"): {"h0", "h2"}}
     )
-    assert consumer.said("more than 1048576")
+    assert len(consumer.said("more than 1048576", 2)) == 2
     assert consumer.stop() == 0
+
+
+def test_properties_that_are_no_text(
+    program: Any,
+    publish: publisher.Publisher,
+    rabbit: servers.RabbitMQ,
+    redis_server: servers.Redis,
+) -> None:
+    """py-amqp decodes them before anyone is asked; the body is what counts."""
+    consumer = program().start().reading()
+    publish.created("h0", "image-0")
+    with amqp.Connection(f"127.0.0.1:{rabbit.port}", "test", "test") as connection:
+        message = amqp.Message(good(7), content_type="PLACEHOLDER")
+        load = message._serialize_properties
+        message._serialize_properties = lambda: load().replace(b"PLACEHOLDER", b"\xff" * 11)
+        connection.channel().basic_publish(message, "nova", "notifications.info")
+    publish.created("h2", "image-0")
+    expected = {names.fingerprint("image-0"): {"h0", "h2"}, names.fingerprint("image-7"): {"h7"}}
+    wait_for(lambda: keyspace.sets(redis_server.client()) == expected)
+    assert consumer.stop() == 0
+    assert len(consumer.lines(": reading ")) == 1

@@ -211,7 +211,7 @@ def test_tls_with_the_options_of_oslo_messaging(tmp_path: Path) -> None:
             )
             conf = service.load(["--config-file", str(config)])
             [found] = transport.transports(conf)
-            return Bus(found, TOPOLOGY, lambda delivery: None, lambda: None)
+            return Bus(found, TOPOLOGY, lambda delivery: None, lambda reason: None)
 
         def reached(one: Bus) -> bool:
             """Try each broker of the URL once: the first one is dead."""

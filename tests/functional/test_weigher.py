@@ -193,7 +193,7 @@ def test_holders_of_a_large_image_win(server: servers.Redis, configure: Configur
     holders = [plain[11][0], plain[17][0]]
     hold(image, *holders)
 
-    expected = [(host, weight + 5.0) for host, weight in plain if host in holders]
+    expected = [(host, weight + 7.0) for host, weight in plain if host in holders]
     expected += [(host, weight) for host, weight in plain if host not in holders]
     assert Scheduler().rank(hosts, spec) == expected
 

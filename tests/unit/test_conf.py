@@ -66,7 +66,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "live_migration_evidence": True,
     },
     "image_cache_weigher": {
-        "multiplier": 5.0,
+        "multiplier": 7.0,
         "small_image_size": 100,
         "large_image_size": 4096,
         "time_budget": 0.05,
