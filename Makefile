@@ -50,7 +50,7 @@ clean:  ## remove what was made here, the virtual environment too
 
 .PHONY: servers servers-lab
 servers:
-	@tools/servers.sh rabbitmq-server redis-server
+	@tools/servers.sh rabbitmq-server redis-server openssl
 
 servers-lab:
 	@tools/servers.sh rabbitmq-server redis-server mariadb-server

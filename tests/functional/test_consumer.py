@@ -276,6 +276,15 @@ def test_broker_and_redis_absent_at_start_are_waited_for(program: Any, tmp_path:
         assert len(consumer.lines("Waiting for it")) == 2
 
 
+def test_a_cluster_absent_at_start_is_waited_for(program: Any) -> None:
+    """redis-py's client of a Cluster connects when it is made."""
+    consumer = program(redis=f"redis+cluster://127.0.0.1:{servers.free_port()}").start().reading()
+    consumer.said("Waiting for it")
+    assert consumer.process is not None
+    assert consumer.process.running
+    assert consumer.stop() == 0
+
+
 def test_redis_away_loses_nothing(
     program: Any, publish: publisher.Publisher, rabbit: servers.RabbitMQ
 ) -> None:

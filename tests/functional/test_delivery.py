@@ -119,6 +119,27 @@ def test_a_redis_that_stays_away_gets_messages_back_into_the_queue(
         assert consumer.counts["connections"] == 1  # the connection lived on by its heartbeats
 
 
+def test_a_redis_that_refuses_writes_gets_messages_back_once(
+    rabbit: servers.RabbitMQ, redis_server: servers.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It answers reads: were that enough to go on, messages would go back and forth."""
+    client = redis_server.client()
+    with running(rabbit_transport(rabbit), redis_server, patience=1) as consumer:
+        with contextlib.closing(publisher.Publisher(rabbit.url)) as cloud:
+            client.config_set("maxmemory", "1")
+            for number in range(20):
+                cloud.created(f"h{number}", "image-1")
+            with kombu.Connection(rabbit.amqp_url) as connection:
+                wait_for(lambda: buses.passive(connection, "bus_cache").consumer_count == 0)
+            received = consumer.counts["received"]
+            time.sleep(4)
+            assert consumer.counts["received"] == received == 20
+        client.config_set("maxmemory", "0")
+        hosts = {f"h{number}" for number in range(20)}
+        wait_for(lambda: hosts in keyspace.sets(client).values())
+    assert len([r for r in caplog.records if "giving" in r.message]) == 1
+
+
 def test_heartbeats_keep_an_idle_connection(
     rabbit: servers.RabbitMQ, redis_server: servers.Redis
 ) -> None:
