@@ -218,8 +218,9 @@ class Consumer:
             self._bus.consume()
 
     def _write(self) -> None:
+        refused = self._writer.apply(self._changes)
         self.counts["applied"] += len(self._changes)
-        for changes, reason in self._writer.apply(self._changes):
+        for changes, reason in refused:
             self.counts["refused"] += len(changes)
             self.counts["applied"] -= len(changes)
             if self._complaints.allow():
