@@ -497,6 +497,17 @@ def test_a_wrong_value_is_refused_in_one_sentence(
     assert "secret" not in ran.stderr
 
 
+def test_a_missing_library_is_told() -> None:
+    """The package alone brings what the weigher needs, and the command all the same."""
+    program = "import sys; sys.modules['cotyledon'] = None; import consumers.main as m; m.main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "cotyledon is not installed" in ran.stderr
+    assert "pip install 'bus-cache[consumer]'" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_another_versions_keyspace_is_refused(program: Any, redis_server: servers.Redis) -> None:
     redis_server.client().set(names.Keys("bus_cache").schema, 99)
     consumer = program().start()
