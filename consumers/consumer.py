@@ -296,9 +296,9 @@ class Consumer:
         if growing:
             self._warned.update(growing)
             LOG.warning(
-                "%s: %s grow, and nobody reads them: the broker will stop taking messages, and "
-                "Nova will wait for it. Bound them by a policy (rabbitmqctl set_operator_policy, "
-                "see README, 'Queues')",
+                "%s: nobody reads %s, and it grows. Unless a policy bounds it (rabbitmqctl "
+                "set_operator_policy, see README, 'Queues'), the broker will stop taking messages "
+                "in the end, and Nova will wait for it",
                 self._bus,
                 _listed(growing),
             )
