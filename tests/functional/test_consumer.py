@@ -350,21 +350,24 @@ def test_failover_to_the_next_host_of_the_url(
     ],
     ids=lambda options: next(iter(options)),
 )
-@pytest.mark.parametrize("first", ["publisher", "consumer"])
+@pytest.mark.parametrize(
+    ("first", "pool"), [("publisher", "bus_cache"), ("consumer", "bus_cache"), ("consumer", "")]
+)
 def test_declares_as_the_services_do(
     program: Any,
     rabbit: servers.RabbitMQ,
     redis_server: servers.Redis,
     options: dict[str, Any],
     first: str,
+    pool: str,
 ) -> None:
     """Whoever comes first declares; the other one agrees."""
-    vhost = f"{next(iter(options))}-{first}"
+    vhost = f"{next(iter(options))}-{first}-{pool}"
     rabbit.ctl("add_vhost", vhost)
     rabbit.ctl("set_permissions", "-p", vhost, "test", ".*", ".*", ".*")
     url = f"{rabbit.url.rstrip('/')}/{vhost}"
     section = "\n".join(f"{name} = {value}" for name, value in options.items())
-    consumer = program(f"\n[oslo_messaging_rabbit]\n{section}", rabbit=url)
+    consumer = program(f"pool = {pool}\n[oslo_messaging_rabbit]\n{section}", rabbit=url)
     with contextlib.closing(publisher.Publisher(url, **options)) as cloud:
         if first == "publisher":
             cloud.created("h0", "image-0")
