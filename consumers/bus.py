@@ -166,7 +166,7 @@ class Bus:
         self._channel: Any = None
         self._tags: collections.deque[Any] = collections.deque()
         self._consumer_tags: list[str] = []
-        self._drops_told = False
+        self._reads_dropped = False
         self._known_queues: set[str] = set()
         self._said: dict[str, str] = {}
         self._multiple = False
@@ -196,7 +196,7 @@ class Bus:
             channel.basic_qos(0, self.topology.prefetch, False)
             for name in self.topology.queues:
                 self._subscribe(channel, name, self._deliver)
-            if self._drops_told:
+            if self._reads_dropped:
                 self._subscribe(channel, self.topology.dropped_queue, self._drop)
             self._channel = channel
 
@@ -249,11 +249,11 @@ class Bus:
                 channel.close()
 
     def renew(self) -> None:
-        """Declare our queue again while we do not read it, so that it does not expire."""
+        """Declare and bind again while we do not read, so that our queue does not expire, and is
+        there should somebody delete it."""
         with self._errors():
             assert self._connection is not None
-            for name in self.topology.queues:
-                self._declare_queue(self._connection, name)
+            self._declare(self._connection)
 
     def close(self) -> None:
         """Leave the bus. Never raises; what was not acknowledged goes back to the queue."""
@@ -346,34 +346,35 @@ class Bus:
             LOG.info(
                 "%s: declaring our queue %s; what was published before is not in it", self, name
             )
-        arguments = {}
-        if self.transport.quorum:
-            arguments["x-queue-type"] = "quorum"
+        arguments = self._own_arguments()
         if self.topology.max_bytes:
             arguments["x-max-length-bytes"] = self.topology.max_bytes
             arguments["x-overflow"] = "drop-head"
             arguments["x-dead-letter-exchange"] = ""
             arguments["x-dead-letter-routing-key"] = self.topology.dropped_queue
-        if self.topology.expires:
-            arguments["x-expires"] = self.topology.expires * 1000
         if self._multiple and self.topology.dropped_queue:
             self._declare_dropped(connection)
         self._declare_one(connection, name, arguments, True, False)
         self._known_queues.add(name)
 
-    def _declare_dropped(self, connection: Connection) -> None:
-        """Declare where the broker tells us of what it dropped; do without it where that fails."""
-        arguments: dict[str, Any] = {"x-max-length-bytes": _DROPPED_BYTES}
+    def _own_arguments(self) -> dict[str, Any]:
+        """Return what all queues of ours are declared with."""
+        arguments: dict[str, Any] = {}
         if self.transport.quorum:
             arguments["x-queue-type"] = "quorum"
         if self.topology.expires:
             arguments["x-expires"] = self.topology.expires * 1000
+        return arguments
+
+    def _declare_dropped(self, connection: Connection) -> None:
+        """Declare where the broker tells us of what it dropped; do without it where that fails."""
+        arguments = {**self._own_arguments(), "x-max-length-bytes": _DROPPED_BYTES}
         failure = ""
         try:
             self._declare_one(connection, self.topology.dropped_queue, arguments, True, False)
         except amqp_exceptions.AMQPError as error:
             failure = _short(error)
-        self._drops_told = not failure
+        self._reads_dropped = not failure
         if failure:
             self._say_once(
                 "declare dropped",

@@ -31,6 +31,7 @@ from consumers.consumer import Consumer, Rules
 from tests import keyspace, publisher, servers
 from tests.functional.test_consumer import truth, wait_for
 
+BINDING = ("source_name", "destination_name")
 TOPOLOGY = Topology(("notifications", "versioned_notifications"), ("nova", "glance"), "bus_cache")
 
 
@@ -138,6 +139,28 @@ def test_a_redis_that_refuses_writes_gets_messages_back_once(
         hosts = {f"h{number}" for number in range(20)}
         wait_for(lambda: hosts in keyspace.sets(client).values())
     assert len([r for r in caplog.records if "giving" in r.message]) == 1
+
+
+def test_a_queue_deleted_while_redis_is_away_is_bound_again(
+    rabbit: servers.RabbitMQ, redis_server: servers.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Declared but not bound it would be read for ever, and nothing would come."""
+    monkeypatch.setattr("consumers.consumer.RENEWAL", 0.5)
+    client = redis_server.client()
+    with running(rabbit_transport(rabbit), redis_server, patience=1):
+        client.config_set("maxmemory", "1")
+        with contextlib.closing(publisher.Publisher(rabbit.url)) as cloud:
+            cloud.created("h0", "image-1")
+            with kombu.Connection(rabbit.amqp_url) as connection:
+                wait_for(lambda: buses.passive(connection, "bus_cache").consumer_count == 0)
+                with connection.channel() as channel:
+                    channel.queue_delete("bus_cache")
+            bound = "nova\tbus_cache"
+            wait_for(lambda: bound in rabbit.ctl("-q", "list_bindings", *BINDING))
+            assert keyspace.sets(client) == {}
+            cloud.created("h1", "image-1")
+        client.config_set("maxmemory", "0")
+        wait_for(lambda: {"h1"} in keyspace.sets(client).values())
 
 
 def test_heartbeats_keep_an_idle_connection(
