@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from oslo_log import log as logging
 
@@ -459,15 +459,14 @@ class _Backoff:
 class _Limit:
     """At most so many per minute; the rest is counted."""
 
-    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, per_minute: int) -> None:
         self._per_minute = per_minute
-        self._clock = clock
         self._minute = 0
         self._used = 0
         self._withheld = 0
 
     def allow(self) -> bool:
-        minute = int(self._clock() // 60)
+        minute = int(time.monotonic() // 60)
         if minute != self._minute:
             self._minute, self._used = minute, 0
         self._used += 1

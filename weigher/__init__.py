@@ -116,10 +116,7 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
         nothing = [0.0] * len(hosts)
         group = CONF[image_cache_weigher.GROUP]
         small, large = group.small_image_size * MIB, group.large_image_size * MIB
-        multiplier = group.multiplier
-        if not math.isfinite(multiplier):
-            raise ValueError(f"[image_cache_weigher] multiplier = {multiplier} can't be used")
-        self._call.multiplier = multiplier
+        self._call.multiplier = multiplier = group.multiplier
 
         image_id, size = _image(request_spec)
         if not names.is_valid_name(image_id):

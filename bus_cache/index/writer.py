@@ -7,13 +7,13 @@ Deletions are remembered for :data:`REMEMBER` seconds, longer than a message can
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgpack
-import redis
 
 from bus_cache import connect, names
 from bus_cache.index.changes import Change, Held, HostDeleted, ImageDeleted, ImageSize
@@ -76,20 +76,18 @@ class Writer:
         return self._made
 
     def check(self) -> None:
-        """Ask whether the keyspace can be written.
+        """Ask whether the keyspace is ours to read and write; nothing is written.
 
         :raises SchemaError: its schema is not ours.
         :raises Unavailable: Redis is away or refuses.
         """
         try:
-            found = self._client.get(self._keys.schema)
-        except redis.ResponseError as error:
-            reason = connect.explain(error)
-            if "WRONGTYPE" in reason:
-                raise self._other_schema(reason) from error
-            raise Unavailable(reason) from error
-        except connect.AWAY as error:
-            raise Unavailable(connect.explain(error)) from error
+            with self._unavailable():
+                found = self._client.get(self._keys.schema)
+        except Unavailable as error:
+            if "WRONGTYPE" in str(error):
+                raise self._other_schema(str(error)) from error
+            raise
         if found is not None and found != str(names.SCHEMA).encode():
             raise self._other_schema(found)
 
@@ -99,13 +97,8 @@ class Writer:
         :raises SchemaError: the keyspace's schema is not ours.
         :raises Unavailable: Redis is away or refuses to write for now.
         """
-        try:
+        with self._unavailable():
             self._run("probe")
-        except connect.AWAY as error:
-            reason = connect.explain(error)
-            if reason.startswith("SCHEMA "):
-                self.check()
-            raise Unavailable(reason) from error
 
     def apply(self, changes: Iterable[Change]) -> list[tuple[Sequence[Change], str]]:
         """Put statements into the index.
@@ -126,21 +119,17 @@ class Writer:
     ) -> None:
         """Apply statements of one kind; halve a refused group until what is wrong stands alone."""
         try:
-            self._call(group)
-        except redis.ResponseError as error:
-            reason = connect.explain(error)
-            if reason.startswith("SCHEMA "):
-                self.check()
-            if not _FOR_GOOD.search(reason):
-                raise Unavailable(reason) from error
+            with self._unavailable():
+                self._call(group)
+        except Unavailable as error:
+            if not _FOR_GOOD.search(str(error)):
+                raise
             if len(group) == 1:
-                refused.append((group, reason))
+                refused.append((group, str(error)))
                 return
             middle = len(group) // 2
             self._apply_group(group[:middle], refused)
             self._apply_group(group[middle:], refused)
-        except connect.AWAY as error:
-            raise Unavailable(connect.explain(error)) from error
 
     def _call(self, group: Sequence[Change]) -> None:
         first = group[0]
@@ -171,20 +160,16 @@ class Writer:
         :param before: stamp in milliseconds.
         :raises Unavailable: Redis is away or refuses to write for now.
         """
-        try:
+        with self._unavailable():
             self._pages("forget_images", before // 86_400_000)
-        except connect.AWAY as error:
-            raise Unavailable(connect.explain(error)) from error
 
     def eviction(self) -> str:
         """Return by what policy Redis may evict keys, which makes the index wrong; empty: never.
 
         :raises Unavailable: Redis is away, or may not be asked.
         """
-        try:
+        with self._unavailable():
             memory = self._client.info("memory")
-        except connect.AWAY as error:
-            raise Unavailable(connect.explain(error)) from error
         # a Cluster answers by node
         nodes = [node for node in memory.values() if isinstance(node, dict)] or [memory]
         policies = {
@@ -196,11 +181,20 @@ class Writer:
 
     def hosts(self) -> Iterator[str]:
         """Yield the hosts that the index knows; :class:`Unavailable` where Redis is away."""
-        try:
+        with self._unavailable():
             for member, _ in self._client.zscan_iter(self._keys.hosts, count=1000):
                 yield member.decode(errors="replace")
+
+    @contextlib.contextmanager
+    def _unavailable(self) -> Iterator[None]:
+        """Turn whatever a client raises into :class:`Unavailable`, or :class:`SchemaError`."""
+        try:
+            yield
         except connect.AWAY as error:
-            raise Unavailable(connect.explain(error)) from error
+            reason = connect.explain(error)
+            if reason.startswith("SCHEMA "):  # by the scripts' prelude; this tells which one
+                self.check()
+            raise Unavailable(reason) from error
 
     def _run(self, name: str, *arguments: Any) -> Any:
         if name not in self._scripts:
