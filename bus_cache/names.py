@@ -46,8 +46,29 @@ class Keys:
     ``images``                HASH    raw fingerprint -> msgpack [id, size in bytes or false, last
                                       day of evidence since 1970]: what is known of images
     ``host:<host>``           HASH    raw fingerprint -> msgpack [stamp in ms, source]: the newest
-                                      evidence that this host holds the image
+                                      evidence that this host holds the image; and, where it came
+                                      late, when
     ``hosts``                 ZSET    host -> stamp in ms of the newest evidence that it gave
+    ``agent:<host>``          HASH    raw fingerprint -> '' (it was in the agent's last snapshot) or
+                                      msgpack [epoch, sequence, held, stamp in ms] (what the agent
+                                      said later). While the agent reports, it decides the public
+                                      sets, and ``host:<host>`` holds what Nova said since
+    ``agents``                HASH    host -> msgpack [epoch, sequence up to which nothing is
+                                      missing, epoch and sequence of the last snapshot, stamp in ms
+                                      of the newest word, whether it decides, bus, sequences
+                                      beyond a gap]
+    ``heard``, ``silent``     ZSET    host -> ms by the consumers' clocks when its agent was last
+                                      heard; silent: it said goodbye, or is thought dead
+    ``gaps``                  ZSET    host -> ms since when a part of its agent's words is missing,
+                                      or when the agent is asked again
+    ``listening``             HASH    bus -> ms when agents were last told that somebody reads
+    ``coming:<fingerprint>``  ZSET    host -> ms until which the image is on its way, at the most
+    ``uses:<host>``           HASH    raw server id -> msgpack [left, raw fingerprint, stamp, ...]:
+                                      when the server left the host (0: never), and until when at
+                                      least it used which images there
+    ``services``              HASH    host -> msgpack [stamp in ms, whether nova-compute is up]
+    ``ageing``                ZSET    host -> oldest stamp of a change since the last ageing sweep
+    ``claim:<name>``          STRING  one consumer does this now; expires
     ``gone:image:<fp>``       STRING  the image was deleted; expires
     ``gone:host:<host>``      STRING  stamp in ms at which the compute service was deleted; expires
     ========================  ======  =============================================================
@@ -63,6 +84,8 @@ class Keys:
         self.schema = self.prefix + "schema"
         self.images = self.prefix + "images"
         self.hosts = self.prefix + "hosts"
+        self.agents = self.prefix + "agents"
+        self.services = self.prefix + "services"
 
     def image(self, image_fingerprint: str) -> str:
         """Return the public key of an image's SET of hosts."""
@@ -71,6 +94,22 @@ class Keys:
     def host(self, host: str) -> str:
         """Return the key of a host's HASH of evidence."""
         return f"{self.prefix}host:{host}"
+
+    def agent(self, host: str) -> str:
+        """Return the key of what a host's agent said is in its cache."""
+        return f"{self.prefix}agent:{host}"
+
+    def uses(self, host: str) -> str:
+        """Return the key of which servers use which images on a host."""
+        return f"{self.prefix}uses:{host}"
+
+    def coming(self, image_fingerprint: str) -> str:
+        """Return the key of the hosts to which an image is on its way."""
+        return f"{self.prefix}coming:{image_fingerprint}"
+
+    def claim(self, name: str) -> str:
+        """Return the key by which one consumer claims a task."""
+        return f"{self.prefix}claim:{name}"
 
     def gone_image(self, image_fingerprint: str) -> str:
         """Return the key that remembers an image's deletion."""
@@ -81,5 +120,9 @@ class Keys:
         return f"{self.prefix}gone:host:{host}"
 
 
-SCHEMA = 1
-"""Version of the keys other than the public sets. Grows when their meaning changes."""
+SCHEMA = 2
+"""Version of the keys other than the public sets. Grows when their meaning changes. Version 1 knew
+fewer keys: a keyspace of it is taken over as it is."""
+
+OLDER_SCHEMAS = (1,)
+"""Versions whose keys mean the same in this one."""

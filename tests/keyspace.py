@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import msgpack
 import redis
 
 from bus_cache import names
+from consumers import ageing
 
 
 def sets(client: redis.Redis, keyspace: str = "bus_cache") -> dict[str, set[str]]:
@@ -24,6 +26,8 @@ def everything(client: redis.Redis, keyspace: str = "bus_cache") -> dict[str, An
     """Return all of the keyspace but times, which are only checked to be there."""
     keys = names.Keys(keyspace)
     found: dict[str, Any] = {"images": {}, "hosts": {}, "gone": set(), "sets": sets(client)}
+    found |= {"agents": {}, "uses": {}, "coming": {}}
+    managed: set[str] = set()
     for key in client.scan_iter(match=keys.prefix + "*", count=1000):
         name = key.decode().removeprefix(keys.prefix)
         kind, _, rest = name.partition(":")
@@ -32,7 +36,7 @@ def everything(client: redis.Redis, keyspace: str = "bus_cache") -> dict[str, An
         elif name == "images":
             for raw, packed in client.hgetall(key).items():
                 image_id, size, _day = msgpack.unpackb(packed)
-                assert names.fingerprint(image_id) == raw.hex()
+                assert not image_id or names.fingerprint(image_id) == raw.hex()
                 found["images"][image_id] = size or None
         elif name == "hosts":
             found["heard"] = {member.decode() for member in client.zrange(key, 0, -1)}
@@ -41,12 +45,37 @@ def everything(client: redis.Redis, keyspace: str = "bus_cache") -> dict[str, An
         elif kind == "gone":
             assert client.ttl(key) > 0
             found["gone"].add(rest)
-        elif kind != "image":
+        elif name == "agents":
+            records = {
+                host.decode(): msgpack.unpackb(row) for host, row in client.hgetall(key).items()
+            }
+            managed = {host for host, row in records.items() if row[5]}
+        elif kind == "agent":
+            rows = {
+                raw.hex(): value and msgpack.unpackb(value)
+                for raw, value in client.hgetall(key).items()
+            }
+            found["agents"][rest] = {image for image, row in rows.items() if not row or row[2]}
+        elif kind == "uses":
+            rows = {str(uuid.UUID(bytes=raw)): row for raw, row in client.hgetall(key).items()}
+            uses = {server: ageing.use_of(row) for server, row in rows.items()}
+            found["uses"][rest] = {
+                server: use.images[0][0].hex()
+                for server, use in uses.items()
+                if use is not None and use.over is None
+            }
+        elif kind == "coming":
+            found["coming"][rest] = {host.decode() for host in client.zrange(key, 0, -1)}
+        elif name not in ("ageing", "gaps", "heard", "listening", "services", "silent") and (
+            kind not in ("claim", "image")
+        ):
             raise AssertionError(f"a key that nobody documents: {name}")
     # the two sides of the index say the same
     reverse: dict[str, set[str]] = {}
     for image, hosts in found["sets"].items():
         for host in hosts:
             reverse.setdefault(host, set()).add(image)
-    assert reverse == found["hosts"]
+    held = {host: images for host, images in found["hosts"].items() if host not in managed}
+    held |= {host: found["agents"][host] for host in managed if found["agents"].get(host)}
+    assert reverse == held
     return found

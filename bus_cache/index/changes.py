@@ -24,6 +24,11 @@ class Source(enum.IntEnum):
     LIVE_MIGRATION = 5
     RESCUE = 6
     PRECACHE = 7
+    SERVER = 8
+    """Nova's API listed a server of the image there: weaker than a notification, which is of the
+    moment at which the image was fetched."""
+    AGENT = 9
+    """The host's agent said so, before it fell silent."""
 
 
 class Held(NamedTuple):
@@ -57,4 +62,91 @@ class HostDeleted(NamedTuple):
     stamp: int
 
 
-Change = Union[Held, ImageSize, ImageDeleted, HostDeleted]
+class ServiceState(NamedTuple):
+    """A host's nova-compute works, or does not: while it does not, it removes no image."""
+
+    host: str
+    stamp: int
+    up: bool
+
+
+class Fetching(NamedTuple):
+    """A host began to fetch an image: it may have it soon, or fail."""
+
+    host: str
+    image_id: str
+    stamp: int
+
+
+class FetchFailed(NamedTuple):
+    """What a host began to fetch is no longer on its way, for all that is known."""
+
+    host: str
+    image_id: str
+    stamp: int
+
+
+class InUse(NamedTuple):
+    """A server on a host uses an image, and from this moment on no other one."""
+
+    host: str
+    instance: str
+    image_id: str
+    stamp: int
+
+
+class NotInUse(NamedTuple):
+    """A server left a host, or was deleted there: it uses no image on it any more."""
+
+    host: str
+    instance: str
+    stamp: int
+
+
+class AgentSnapshot(NamedTuple):
+    """All images that a host's agent found in its cache.
+
+    ``version`` orders what one agent says: (epoch, sequence). ``leaving``: it is the agent's last
+    word, and the host is inferred from now on.
+    """
+
+    host: str
+    version: tuple[int, int]
+    stamp: int
+    fingerprints: tuple[str, ...]
+    fetching: tuple[str, ...] = ()
+    leaving: bool = False
+
+
+class Said(enum.IntEnum):
+    """What an agent said of one image. Numbers go to Redis' scripts."""
+
+    CLEANUP = 0
+    """It is not there, or no longer on its way."""
+    STORED = 1
+    FETCHING = 2
+
+
+class AgentStatement(NamedTuple):
+    """What a host's agent saw happen to one image in its cache."""
+
+    host: str
+    version: tuple[int, int]
+    stamp: int
+    fingerprint: str
+    said: Said
+
+
+Change = Union[
+    Held,
+    ImageSize,
+    ImageDeleted,
+    HostDeleted,
+    ServiceState,
+    Fetching,
+    FetchFailed,
+    InUse,
+    NotInUse,
+    AgentSnapshot,
+    AgentStatement,
+]

@@ -7,7 +7,8 @@ listing is no snapshot: what changes while it is read may be in it or not.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgpack
@@ -40,11 +41,29 @@ class ImageRow(NamedTuple):
 
 
 class HostRow(NamedTuple):
-    """A host; ``newest`` is the stamp of the newest evidence that it gave."""
+    """A host; ``newest`` is the stamp of the newest evidence that it gave.
+
+    ``by_agent``: its agent decides what it holds, else Nova's notifications do. ``agent_heard``:
+    when (stamp) its agent was last heard, if it ever had one.
+    """
 
     host: str
     images: int
     newest: int | None
+    by_agent: bool = False
+    agent_heard: int | None = None
+
+
+class HostState(NamedTuple):
+    """More of a host.
+
+    ``gap``: a part of its agent's words is missing. ``up``: its nova-compute works; None: unknown.
+    ``servers``: how many use images there.
+    """
+
+    gap: bool
+    up: bool | None
+    servers: int
 
 
 class Evidence(NamedTuple):
@@ -55,10 +74,15 @@ class Evidence(NamedTuple):
 
 
 UNKNOWN = Evidence(None, None)
+_AGENT = Source.AGENT.name.lower()
 
 
 class Counts(NamedTuple):
-    """How much is in the index: ``images`` are known, ``held`` of them are held by some host."""
+    """How much is in the index: ``images`` are known, ``held`` of them are held by some host.
+
+    Of ``hosts``, agents decide for ``by_agent``. ``silent`` agents said goodbye, or are thought
+    dead; ``gaps``: of so many agents a part of what they said is missing.
+    """
 
     schema: int | str | None
     images: int
@@ -66,6 +90,19 @@ class Counts(NamedTuple):
     hosts: int
     memberships: int
     newest: int | None
+    by_agent: int
+    silent: int
+    gaps: int
+
+
+class _Agent(NamedTuple):
+    """What is known of a host's agent: whether it decides, and the stamp of its newest word."""
+
+    decides: bool
+    stamp: int | None
+
+
+_NO_AGENT = _Agent(False, None)
 
 
 class Listing:
@@ -97,13 +134,14 @@ class Listing:
 
     def image(self, fingerprint: str) -> ImageRow | None:
         """Return one image; None where nothing is known of it."""
-        value, count = self._ask(
+        value, count, coming = self._ask(
             [
                 ("hget", self._keys.images, bytes.fromhex(fingerprint)),
                 ("scard", self._keys.image(fingerprint)),
+                ("zcount", self._keys.coming(fingerprint), f"({_now()}", "+inf"),
             ]
         )
-        if value is None and not count:
+        if value is None and not count and not coming:
             return None
         return self._image_row(fingerprint, value, count)
 
@@ -112,9 +150,28 @@ class Listing:
         raw = bytes.fromhex(fingerprint)
         for page in _pages(self._members(self._keys.image(fingerprint)), PAGE):
             hosts = [self._host_name(member) for member in page]
-            values = self._ask(("hget", self._keys.host(host), raw) for host in hosts)
-            for host, value in zip(hosts, values, strict=True):
-                yield host, self._evidence(value, host, fingerprint)
+            agents = self._agents(hosts)
+            keys = [
+                self._keys.agent(host) if agent.decides else self._keys.host(host)
+                for host, agent in zip(hosts, agents, strict=True)
+            ]
+            values = self._ask(("hget", key, raw) for key in keys)
+            for host, agent, value in zip(hosts, agents, values, strict=True):
+                if not agent.decides:
+                    yield host, self._evidence(value, host, fingerprint)
+                elif value is not None and self._is_there(value, host, fingerprint):
+                    yield host, Evidence(agent.stamp, _AGENT)
+                else:
+                    yield host, self._evidence(None, host, fingerprint)
+
+    def coming(self, fingerprint: str) -> Iterator[tuple[str, int | None]]:
+        """Yield the hosts to which an image is on its way, in no order, each with the stamp until
+        which it counts as that, at the most."""
+        now = _now()
+        for member, score in self._pairs("zscan_iter", self._keys.coming(fingerprint)):
+            if score > now:
+                host = self._host_name(member)
+                yield host, self._stamp(score, f"until when {fingerprint} is on its way to {host}")
 
     def is_deleted(self, fingerprint: str) -> bool:
         """Tell whether an image was deleted, and that is still remembered."""
@@ -125,29 +182,51 @@ class Listing:
     def hosts(self) -> Iterator[HostRow]:
         """Yield every host that is known, in no order."""
         for page in _pages(self._pairs("zscan_iter", self._keys.hosts), PAGE):
-            hosts = [(self._host_name(member), score) for member, score in page]
-            counts = self._ask(("hlen", self._keys.host(host)) for host, _ in hosts)
-            for (host, score), count in zip(hosts, counts, strict=True):
-                yield HostRow(host, count or 0, self._stamp(score, f"the newest stamp of {host}"))
+            yield from self._host_rows([(self._host_name(host), score) for host, score in page])
 
     def host(self, host: str) -> HostRow | None:
         """Return one host; None where nothing is known of it."""
-        score, count = self._ask(
-            [("zscore", self._keys.hosts, host), ("hlen", self._keys.host(host))]
-        )
-        if score is None and not count:
+        (score,) = self._ask([("zscore", self._keys.hosts, host)])
+        (row,) = self._host_rows([(host, score)])
+        if score is None and not row.images and row.agent_heard is None:
             return None
-        return HostRow(host, count or 0, self._stamp(score, f"the newest stamp of {host}"))
+        return row
+
+    def state(self, host: str) -> HostState:
+        """Return more of one host."""
+        gap, service = self._ask(
+            [
+                ("zscore", self._keys.prefix + "gaps", host),
+                ("hget", self._keys.services, host),
+            ]
+        )
+        up = None
+        if service is not None:
+            fields = _unpacked(service, 2)
+            if fields is None or type(fields[1]) is not bool:
+                self._complain(f"whether nova-compute of {host} works can't be read")
+            else:
+                up = fields[1]
+        return HostState(gap is not None, up, self._servers(host))
 
     def held(self, host: str) -> Iterator[tuple[ImageRow, Evidence]]:
         """Yield the images that a host holds, in no order, each with its evidence."""
-        for page in _pages(self._pairs("hscan_iter", self._keys.host(host)), PAGE):
-            known = [(raw, evidence) for raw, evidence in page if self._is_raw(raw)]
+        (agent,) = self._agents([host])
+        key = self._keys.agent(host) if agent.decides else self._keys.host(host)
+        for page in _pages(self._pairs("hscan_iter", key), PAGE):
+            known = [
+                (raw, row)
+                for raw, row in page
+                if self._is_raw(raw) and (not agent.decides or self._is_there(row, host, raw.hex()))
+            ]
             values = self._ask(("hget", self._keys.images, raw) for raw, _ in known)
             counts = self._ask(("scard", self._keys.image(raw.hex())) for raw, _ in known)
-            for (raw, evidence), value, count in zip(known, values, counts, strict=True):
-                row = self._image_row(raw.hex(), value, count)
-                yield row, self._evidence(evidence, host, row.fingerprint)
+            for (raw, row), value, count in zip(known, values, counts, strict=True):
+                image = self._image_row(raw.hex(), value, count)
+                if agent.decides:
+                    yield image, Evidence(agent.stamp, _AGENT)
+                else:
+                    yield image, self._evidence(row, host, image.fingerprint)
 
     def deletion(self, host: str) -> int | None:
         """Return when (stamp) a host's compute service was deleted, while it is remembered."""
@@ -163,8 +242,18 @@ class Listing:
             images += 1
             held += row.hosts > 0
             memberships += row.hosts
-        schema, hosts = self._ask([("get", self._keys.schema), ("zcard", self._keys.hosts)])
-        (newest,) = self._ask([("zrevrange", self._keys.hosts, 0, 0, True)])
+        by_agent = 0
+        for host, value in self._pairs("hscan_iter", self._keys.agents):
+            by_agent += self._agent(value, _printable(host)).decides
+        schema, hosts, newest, silent, gaps = self._ask(
+            [
+                ("get", self._keys.schema),
+                ("zcard", self._keys.hosts),
+                ("zrevrange", self._keys.hosts, 0, 0, True),
+                ("zcard", self._keys.prefix + "silent"),
+                ("zcard", self._keys.prefix + "gaps"),
+            ]
+        )
         return Counts(
             None if schema is None else _schema(schema),
             images,
@@ -172,6 +261,9 @@ class Listing:
             hosts or 0,
             memberships,
             self._stamp(newest[0][1], "the newest stamp of all hosts") if newest else None,
+            by_agent,
+            silent or 0,
+            gaps or 0,
         )
 
     def server(self) -> str:
@@ -186,6 +278,57 @@ class Listing:
         if "valkey_version" in info:
             return f"Valkey {info['valkey_version']}"
         return f"{str(info.get('server_name', 'redis')).capitalize()} {info.get('redis_version')}"
+
+    # -- several keys together -------------------------------------------------------------
+
+    def _agents(self, hosts: Sequence[str]) -> list[_Agent]:
+        """Return what is known of hosts' agents, in one round trip."""
+        values = self._ask(("hget", self._keys.agents, host) for host in hosts)
+        return [self._agent(value, host) for host, value in zip(hosts, values, strict=True)]
+
+    def _host_rows(self, page: Sequence[tuple[str, float | None]]) -> Iterator[HostRow]:
+        """Yield a page of hosts, given with their scores in ``hosts``, in two round trips."""
+        agents = self._agents([host for host, _ in page])
+        prefix = self._keys.prefix
+        answers = self._ask(
+            command
+            for (host, _), agent in zip(page, agents, strict=True)
+            for command in (
+                ("hvals", self._keys.agent(host))
+                if agent.decides
+                else ("hlen", self._keys.host(host)),
+                ("zscore", prefix + "heard", host),
+                ("zscore", prefix + "silent", host),
+            )
+        )
+        for (host, score), agent, held, *times in zip(
+            page, agents, answers[::3], answers[1::3], answers[2::3], strict=True
+        ):
+            images = held or 0
+            if agent.decides:
+                images = sum(self._is_there(row, host, "an image") for row in held or ())
+            last = max((each for each in times if each is not None), default=None)
+            yield HostRow(
+                host,
+                images,
+                self._stamp(score, f"the newest stamp of {host}"),
+                agent.decides,
+                self._stamp(last, f"when the agent of {host} was last heard"),
+            )
+
+    def _servers(self, host: str) -> int:
+        """Count the servers that use an image on a host.
+
+        A server's row is when it left, then fingerprint and stamp of each image, the newest first.
+        """
+        count = 0
+        for _, value in self._pairs("hscan_iter", self._keys.uses(host)):
+            row = _unpacked(value, 1, raw=True)
+            if row is None or not all(map(_is_count, (row[0], *row[2:3]))):
+                self._complain(f"what a server uses on {host} can't be read")
+            else:
+                count += len(row) > 2 and row[2] > row[0]
+        return count
 
     # -- what Redis answers ----------------------------------------------------------------
 
@@ -273,6 +416,25 @@ class Listing:
             hosts or 0,
         )
 
+    def _agent(self, value: bytes | None, host: str) -> _Agent:
+        if value is None:
+            return _NO_AGENT
+        record = _unpacked(value, 8, raw=True)
+        if record is None or type(record[5]) is not bool:
+            self._complain(f"what is known of the agent of {host} can't be read")
+            return _NO_AGENT
+        return _Agent(record[5], self._stamp(record[4], f"the newest stamp of {host}'s agent"))
+
+    def _is_there(self, value: bytes, host: str, image: str) -> bool:
+        """Tell whether a host's agent said that the image is there."""
+        if not value:
+            return True
+        said = _unpacked(value, 4)
+        if said is None or type(said[2]) is not bool:
+            self._complain(f"what the agent of {host} said of {image} can't be read")
+            return False
+        return said[2]
+
     def _evidence(self, value: bytes | None, host: str, fingerprint: str) -> Evidence:
         about = f"that {host} holds the image {fingerprint}"
         if value is None:
@@ -305,10 +467,17 @@ def _pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield page
 
 
-def _unpacked(value: bytes, length: int) -> list[Any] | None:
-    """Return a msgpack list of at least this length; None where it is none."""
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _unpacked(value: bytes, length: int, *, raw: bool = False) -> list[Any] | None:
+    """Return a msgpack list of at least this length; None where it is none.
+
+    :param raw: its texts may be no UTF-8: leave them as bytes.
+    """
     try:
-        fields = msgpack.unpackb(value)
+        fields = msgpack.unpackb(value, raw=raw)
     except (ValueError, TypeError, msgpack.UnpackException):
         return None
     return fields if isinstance(fields, list) and len(fields) >= length else None

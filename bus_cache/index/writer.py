@@ -10,19 +10,59 @@ from __future__ import annotations
 import contextlib
 import importlib.resources
 import re
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 
 from bus_cache import connect, names
-from bus_cache.index.changes import Change, Held, HostDeleted, ImageDeleted, ImageSize
+from bus_cache.index.changes import (
+    AgentSnapshot,
+    AgentStatement,
+    Change,
+    FetchFailed,
+    Fetching,
+    Held,
+    HostDeleted,
+    ImageDeleted,
+    ImageSize,
+    InUse,
+    NotInUse,
+    ServiceState,
+    Source,
+)
 
 REMEMBER = 7 * 24 * 3600
 """Seconds for which a deletion is remembered. Our queue expires before, so no later message is
 left."""
 
-SCRIPTS = ("probe", "hold", "size", "delete_image", "delete_host", "forget_images")
+FETCH_MOST = 3600
+"""Seconds for which an image counts as on its way, at the most: who fetches it may have died."""
+
+LATE = 3600
+"""Seconds after which evidence that comes is late: the consumer was away, or a clock is wrong. It
+ages from its arrival, since what ended its use may be late, too."""
+
+MOST_USES = 8
+"""Images that the index remembers of one server on one host, after rebuilds."""
+
+SCRIPTS = (
+    "probe",
+    "hold",
+    "size",
+    "fetch",
+    "uses",
+    "services",
+    "delete_image",
+    "delete_host",
+    "forget_images",
+    "ageing",
+    "age",
+    "attend",
+)
+AGENT_SCRIPTS = ("snapshot", "statements", "fall_back")
 
 BATCH = 200
 """Statements in one script call: about a millisecond of Redis' time."""
@@ -48,24 +88,63 @@ class Unavailable(Exception):
     again."""
 
 
+class Attention(NamedTuple):
+    """What is to be done about agents now, by the consumer that asked, and no other one.
+
+    ``listening``: ``new`` where the index knows nothing of the bus, ``again`` where agents are to
+    be told that somebody reads, else empty. ``ask``: hosts whose agent is to be asked for a
+    snapshot, each with the newest epoch that is known. ``silent``: hosts whose agent seems dead.
+    ``vanished``: hosts whose agent is silent for very long.
+    """
+
+    listening: str
+    ask: list[tuple[str, int]]
+    silent: list[str]
+    vanished: list[str]
+
+
+class Usage(NamedTuple):
+    """What is known of a host that no agent reports: see :class:`bus_cache.names.Keys`."""
+
+    managed: bool
+    evidence: dict[bytes, tuple[int, int]]
+    uses: dict[bytes, bytes]
+    service: tuple[int, bool] | None
+    newest: int
+
+
 class Writer:
     """Writes statements into one keyspace."""
 
     def __init__(
-        self, client: connect.Client | Callable[[], connect.Client], keyspace: str
+        self,
+        client: connect.Client | Callable[[], connect.Client],
+        keyspace: str,
+        *,
+        bus: str = "",
+        on_switch: Callable[[str, bool], None] | None = None,
     ) -> None:
         """Take a client for Redis, or what makes one, and the keyspace's name; nothing is sent yet.
 
         A Cluster's client connects when it is made. So where Redis may be away, give a function:
         it is called at the first need.
+
+        :param bus: names the bus from which agents' statements come.
+        :param on_switch: is told of a host whose agent now decides what it holds, or, False, no
+            longer does.
         """
         self._make = client if callable(client) else None
         self._made = None if callable(client) else client
         self._keys = names.Keys(keyspace)
         self._keyspace = keyspace
+        self._bus = bus
+        self._on_switch = on_switch or (lambda host, managed: None)
         folder = importlib.resources.files(__package__) / "lua"
         prelude = (folder / "prelude.lua").read_text()
+        agents = prelude + (folder / "agent.lua").read_text()
         self._texts = {name: prelude + (folder / f"{name}.lua").read_text() for name in SCRIPTS}
+        for name in AGENT_SCRIPTS:
+            self._texts[name] = agents + (folder / f"{name}.lua").read_text()
         self._scripts: dict[str, Any] = {}
 
     @property
@@ -88,7 +167,8 @@ class Writer:
             if "WRONGTYPE" in str(error):
                 raise self._other_schema(str(error)) from error
             raise
-        if found is not None and found != str(names.SCHEMA).encode():
+        known = [str(each).encode() for each in (names.SCHEMA, *names.OLDER_SCHEMAS)]
+        if found is not None and found not in known:
             raise self._other_schema(found)
 
     def probe(self) -> None:
@@ -132,27 +212,192 @@ class Writer:
             self._apply_group(group[middle:], refused)
 
     def _call(self, group: Sequence[Change]) -> None:
+        """Apply statements of one kind by one call, or for the large ones by as few as need be."""
         first = group[0]
-        if isinstance(first, Held):
-            rows: list[Any] = [
-                (c.host, c.image_id, *_fingerprints(c.image_id), c.stamp, int(c.source))
-                for c in group
-                if isinstance(c, Held)
-            ]
-            self._run("hold", _pack(rows))
-        elif isinstance(first, ImageSize):
-            rows = [
-                (c.image_id, *_fingerprints(c.image_id), c.size, c.stamp)
-                for c in group
-                if isinstance(c, ImageSize)
-            ]
-            self._run("size", _pack(rows))
-        elif isinstance(first, ImageDeleted):
+        if isinstance(first, ImageDeleted):
             hexadecimal, raw = _fingerprints(first.image_id)
-            while self._run("delete_image", hexadecimal, raw, REMEMBER, HOSTS_PER_CALL):
-                pass
-        else:
+            self._pages("delete_image", hexadecimal, raw, REMEMBER, HOSTS_PER_CALL)
+        elif isinstance(first, HostDeleted):
             self._pages("delete_host", first.host, first.stamp, REMEMBER)
+        elif isinstance(first, AgentSnapshot):
+            self._snapshot(first)
+        elif isinstance(first, AgentStatement):
+            now = _now()
+            about = [self._bus, now, int(Source.AGENT), now + FETCH_MOST * 1000]
+            self._run("statements", _pack([_row(each) for each in group]), _pack(about))
+        elif isinstance(first, Held):
+            now = _now()
+            self._run("hold", _pack([_row(each) for each in group]), now, now - LATE * 1000)
+        elif isinstance(first, (InUse, NotInUse)):
+            self._run("uses", _pack([_row(each) for each in group]), MOST_USES)
+        else:
+            self._run(_SCRIPT_OF[type(first)], _pack([_row(each) for each in group]))
+
+    def _snapshot(self, said: AgentSnapshot) -> None:
+        now = _now()
+        about = [
+            said.host,
+            *said.version,
+            said.stamp,
+            said.leaving,
+            self._bus,
+            now,
+            int(Source.AGENT),
+            now + FETCH_MOST * 1000,
+        ]
+        images = "".join(said.fingerprints)
+        switched = self._run(
+            "snapshot", _pack(about), images, bytes.fromhex(images), "".join(said.fetching)
+        )
+        if switched:
+            self._on_switch(said.host, switched == b"managed")
+
+    # -- agents ----------------------------------------------------------------------------
+
+    def attend(
+        self,
+        *,
+        gap_grace: float,
+        ask_again: float,
+        silent: float | None,
+        tell: float,
+        lost: float | None,
+        most: int = 100,
+    ) -> Attention:
+        """Return what is to be done about agents now; it is claimed by this.
+
+        :param gap_grace: seconds for which a gap may be open before the agent is asked.
+        :param ask_again: seconds until it is asked again.
+        :param silent: seconds without a word after which an agent of this bus counts as dead, and
+            of another bus after four times as long; None: do not look.
+        :param tell: seconds after which agents are told again that somebody reads.
+        :param lost: seconds of silence after which a host without compute service has vanished;
+            None: do not look.
+        :param most: hosts of each kind.
+        :raises Unavailable: Redis is away or refuses to write for now.
+        """
+        now = _now()
+
+        def ago(seconds: float | None) -> int:
+            return 0 if seconds is None else now - int(seconds * 1000)
+
+        limits = [
+            self._bus,
+            now,
+            ago(gap_grace),
+            now + int((ask_again - gap_grace) * 1000),
+            ago(silent),
+            ago(None if silent is None else 4 * silent),
+            ago(tell),
+            ago(lost),
+        ]
+        with self._unavailable():
+            answer = self._run("attend", _pack(limits), most)
+        listening, ask, dead, vanished = msgpack.unpackb(answer)
+        return Attention(
+            listening, list(zip(ask[::2], ask[1::2], strict=True)), list(dead), list(vanished)
+        )
+
+    def fall_back(self, host: str, silent: float) -> bool:
+        """Let a host be inferred whose agent said nothing for so many seconds; False: it did.
+
+        What the agent held goes on as evidence.
+
+        :raises Unavailable: Redis is away or refuses to write for now.
+        """
+        with self._unavailable():
+            before = _now() - int(silent * 1000)
+            return bool(self._run("fall_back", host, before, int(Source.AGENT)))
+
+    def agent_managed(self) -> set[str]:
+        """Return the hosts whose agent decides what they hold; :class:`Unavailable`."""
+        with self._unavailable():
+            return {
+                host.decode(errors="replace")
+                for host, row in self._client.hscan_iter(self._keys.agents, count=1000)
+                if _is_managed(row)
+            }
+
+    # -- ageing ----------------------------------------------------------------------------
+
+    def ageing(self, before: int, hold: int, most: int = 100) -> list[str]:
+        """Return hosts where something may have aged out; others leave them for a while.
+
+        :param before: stamp in ms: only hosts where something is at least so old.
+        :param hold: stamp in ms, by which they come again where :meth:`age` is not called.
+        :raises Unavailable: Redis is away or refuses to write for now.
+        """
+        with self._unavailable():
+            hosts = self._run("ageing", before, hold, most)
+        return [host.decode(errors="replace") for host in hosts]
+
+    def usage(self, host: str) -> Usage:
+        """Return the evidence about a host and what its servers use; :class:`Unavailable`."""
+        keys = self._keys
+        with self._unavailable():
+            pipeline: Any = self._client.pipeline(transaction=False)
+            pipeline.hgetall(keys.host(host))
+            pipeline.hgetall(keys.uses(host))
+            pipeline.hget(keys.services, host)
+            pipeline.zscore(keys.hosts, host)
+            pipeline.hget(keys.agents, host)
+            evidence, uses, service, newest, agent = pipeline.execute()
+        rows = {raw: _numbers(value) for raw, value in evidence.items() if len(raw) == 20}
+        state = _list(service)
+        return Usage(
+            agent is not None and _is_managed(agent),
+            {raw: row for raw, row in rows.items() if row is not None},
+            uses,
+            (state[0], state[1] is True) if len(state) == 2 and type(state[0]) is int else None,
+            int(newest or 0),
+        )
+
+    def deleted_images(self, fingerprints: Sequence[bytes]) -> set[bytes]:
+        """Return which of these images, by raw fingerprint, are remembered as deleted;
+        :class:`Unavailable`."""
+        with self._unavailable():
+            pipeline: Any = self._client.pipeline(transaction=False)
+            for raw in fingerprints:
+                pipeline.exists(self._keys.gone_image(raw.hex()))
+            found = pipeline.execute()
+        return {raw for raw, gone in zip(fingerprints, found, strict=True) if gone}
+
+    def age(
+        self,
+        host: str,
+        due: Iterable[tuple[bytes, int]],
+        forget: Iterable[tuple[bytes, bytes]],
+        hold: int,
+        look_again: int | None,
+    ) -> list[bytes]:
+        """Take images out of a host that Nova has removed there by now.
+
+        :param due: raw fingerprints, each with the newest stamp of evidence that this judges.
+        :param forget: rows of ``uses`` that say nothing any more.
+        :param hold: as given to :meth:`ageing`.
+        :param look_again: oldest stamp of what is still to be judged; None: nothing.
+        :returns: the raw fingerprints that left.
+        :raises Unavailable: Redis is away or refuses to write for now.
+        """
+        with self._unavailable():
+            left: list[bytes] = self._run(
+                "age",
+                host,
+                _pack([list(each) for each in due]),
+                _pack([list(each) for each in forget]),
+                hold,
+                "" if look_again is None else look_again,
+            )
+        return left
+
+    # -- the rest --------------------------------------------------------------------------
+
+    def claim(self, name: str, seconds: float) -> bool:
+        """Tell whether a task is ours for so long, no other consumer's; :class:`Unavailable`."""
+        with self._unavailable():
+            return bool(
+                self._client.set(self._keys.claim(name), b"1", nx=True, px=int(seconds * 1000))
+            )
 
     def forget_images(self, before: int) -> None:
         """Forget id and size of images that no host holds and of which nothing was heard since.
@@ -227,25 +472,107 @@ def _fingerprints(image_id: str) -> tuple[str, bytes]:
     return hexadecimal, bytes.fromhex(hexadecimal)
 
 
+_SCRIPT_OF: dict[type, str] = {
+    ImageSize: "size",
+    Fetching: "fetch",
+    FetchFailed: "fetch",
+    ServiceState: "services",
+}
+
+
+def _row(change: Change) -> tuple[Any, ...]:
+    """Return a statement as its script wants it."""
+    if isinstance(change, Held):
+        held = (change.host, change.image_id, *_fingerprints(change.image_id), change.stamp)
+        return (*held, int(change.source), change.stamp + FETCH_MOST * 1000)
+    if isinstance(change, ImageSize):
+        return (change.image_id, *_fingerprints(change.image_id), change.size, change.stamp)
+    if isinstance(change, (Fetching, FetchFailed)):
+        till = change.stamp + FETCH_MOST * 1000 if isinstance(change, Fetching) else 0
+        return (change.host, *_fingerprints(change.image_id), change.stamp, till)
+    if isinstance(change, (InUse, NotInUse)):
+        image = _fingerprints(change.image_id)[1] if isinstance(change, InUse) else False
+        return (change.host, uuid.UUID(change.instance).bytes, image, change.stamp)
+    if isinstance(change, ServiceState):
+        return tuple(change)
+    assert isinstance(change, AgentStatement)
+    about = (change.host, *change.version, change.stamp, change.fingerprint)
+    return (*about, bytes.fromhex(change.fingerprint), int(change.said))
+
+
+_GROUPS: tuple[tuple[tuple[type, ...], int], ...] = (
+    ((Fetching, FetchFailed), BATCH),
+    ((Held,), BATCH),
+    ((ImageSize,), BATCH),
+    ((InUse, NotInUse), BATCH),
+    ((ServiceState,), BATCH),
+    ((AgentStatement,), BATCH),
+    ((AgentSnapshot,), 1),
+    ((ImageDeleted,), 1),
+    ((HostDeleted,), 1),
+)
+"""What one script call can take, and how many of it."""
+
+
 def _groups(changes: Iterable[Change]) -> Iterator[Sequence[Change]]:
     """Yield statements of one kind that one script call can take; what is said twice, once.
 
     Sorting by kind is allowed since order does not matter. Two formats of one notification say the
-    same within milliseconds: only the newest of what is said about one host and image goes on.
+    same within milliseconds: only the newest of what is said about the same goes on.
     """
-    newest: dict[tuple[object, ...], Change] = {}
+    newest: dict[object, Change] = {}
     for change in changes:
-        key = (type(change), *change[:2]) if isinstance(change, Held) else (type(change), change[0])
-        newest[key] = _newer(newest[key], change) if key in newest else change
-    for kind, size in ((Held, BATCH), (ImageSize, BATCH), (ImageDeleted, 1), (HostDeleted, 1)):
-        yield from _chunks([c for c in newest.values() if isinstance(c, kind)], size)
+        about = _about(change)
+        newest[about] = _newer(newest[about], change) if about in newest else change
+    for kinds, size in _GROUPS:
+        yield from _chunks([c for c in newest.values() if isinstance(c, kinds)], size)
+
+
+def _about(change: Change) -> object:
+    """Return what two statements share of which the newer says all that both say."""
+    kind = type(change)
+    if isinstance(change, (Held, Fetching, FetchFailed, NotInUse)):
+        return kind, *change[:2]
+    if isinstance(change, InUse):
+        return kind, *change[:3]
+    if isinstance(change, AgentStatement):
+        return kind, change.host, change.version
+    return kind, change[0]
 
 
 def _newer(one: Change, other: Change) -> Change:
     """Return what two statements about the same say together, as the scripts would have it."""
     if isinstance(one, ImageSize) and isinstance(other, ImageSize):
         return ImageSize(one.image_id, max(one.size, other.size), max(one.stamp, other.stamp))
+    if isinstance(one, ServiceState) and isinstance(other, ServiceState):
+        return max(one, other, key=lambda each: (each.stamp, not each.up))
     return max(one, other)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _list(value: bytes | None) -> list[Any]:
+    """Return a msgpack list; empty where it is none."""
+    try:
+        row = msgpack.unpackb(value or b"", strict_map_key=False, raw=True)
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return []
+    return row if isinstance(row, list) else []
+
+
+def _numbers(value: bytes) -> tuple[int, int] | None:
+    """Return stamp and source of a row of evidence; late evidence counts from when it came."""
+    row = _list(value)
+    if not 2 <= len(row) <= 3 or not all(type(each) is int for each in row):
+        return None
+    return (max([row[0], *row[2:]]), row[1])
+
+
+def _is_managed(value: bytes) -> bool:
+    row = _list(value)
+    return len(row) == 8 and row[5] is True
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -3,6 +3,7 @@
 --   <prefix>image:<hex>       SET     the hosts that hold the image (public)
 --   <prefix>host:<host>       HASH    raw fingerprint -> msgpack {stamp in ms, source}
 --   <prefix>hosts             ZSET    host -> stamp in ms of its newest evidence
+--   <prefix>agents, agent:<host>, heard, silent, gaps, services, uses:<host>, ageing: see names.Keys
 --   <prefix>gone:host:<host>  STRING  stamp in ms: what is older about this host no longer holds;
 --                                     expires
 -- ARGV[2]  host
@@ -12,21 +13,49 @@
 -- Returns the next cursor: call again until it is 0. A call looks at some hundred images, and nothing
 -- can come back meanwhile, since the deletion is remembered first.
 local host, stamp = ARGV[2], tonumber(ARGV[3])
+local inventory = prefix .. 'agent:' .. host
 local page = redis.call('HSCAN', prefix .. 'host:' .. host, ARGV[5], 'COUNT', 200)
 local held = page[2]
 local heard = tonumber(redis.call('ZSCORE', prefix .. 'hosts', host) or nil)
 local known = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
+local speaks = agent(host)
 if not known or known < stamp then
   redis.call('SET', prefix .. 'gone:host:' .. host, ARGV[3], 'EX', ARGV[4])
+end
+if speaks and speaks.stamp < stamp then
+  local rows = redis.call('HGETALL', inventory)
+  for i = 1, #rows, 2 do
+    if in_inventory(rows[i + 1]) then redis.pcall('SREM', prefix .. 'image:' .. hex(rows[i]), host) end
+  end
+  redis.call('DEL', inventory)
+  redis.call('HDEL', prefix .. 'agents', host)
+  for _, name in ipairs({'heard', 'silent', 'gaps'}) do redis.call('ZREM', prefix .. name, host) end
+  speaks = nil
 end
 for i = 1, #held, 2 do
   local row = evidence(held[i + 1])
   if not row or row[1] < stamp then
-    redis.pcall('SREM', prefix .. 'image:' .. hex(held[i]), host)
+    if not (speaks and speaks.managed and in_inventory(redis.call('HGET', inventory, held[i]))) then
+      redis.pcall('SREM', prefix .. 'image:' .. hex(held[i]), host)
+    end
     redis.call('HDEL', prefix .. 'host:' .. host, held[i])
   end
 end
 if heard and heard < stamp then
   redis.call('ZREM', prefix .. 'hosts', host)
+end
+if ARGV[5] == '0' then
+  local service = unpacked(redis.call('HGET', prefix .. 'services', host))
+  if type(service[1]) ~= 'number' or service[1] < stamp then
+    redis.call('HDEL', prefix .. 'services', host)
+  end
+  local uses = redis.call('HGETALL', prefix .. 'uses:' .. host)
+  for i = 1, #uses, 2 do
+    local newest = 0
+    for _, value in ipairs(unpacked(uses[i + 1])) do
+      if type(value) == 'number' then newest = math.max(newest, value) end
+    end
+    if newest < stamp then redis.call('HDEL', prefix .. 'uses:' .. host, uses[i]) end
+  end
 end
 return page[1]

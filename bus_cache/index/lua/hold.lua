@@ -4,33 +4,53 @@
 --   <prefix>host:<host>       HASH    raw fingerprint -> msgpack {stamp in ms, source}
 --   <prefix>hosts             ZSET    host -> stamp in ms of its newest evidence
 --   <prefix>images            HASH    raw fingerprint -> msgpack {id, size in bytes or false, day}
+--   <prefix>agents, agent:<host>, coming:<hex>, ageing: see names.Keys
 --   <prefix>gone:image:<hex>  STRING  present: the image was deleted
 --   <prefix>gone:host:<host>  STRING  stamp in ms: what is older about this host no longer holds
--- ARGV[2]  msgpack list of {host, id, hex fingerprint, raw fingerprint, stamp in ms, source}
+-- ARGV[2]  msgpack list of {host, id, hex fingerprint, raw fingerprint, stamp in ms, source, ms until
+--          which the image is on its way where the host's agent has not seen it yet}
+-- ARGV[3]  now in ms
+-- ARGV[4]  ms: evidence that is older when it comes was late, or of a wrong clock: it ages from now on
 --
 -- The newest stamp stays, and of two with one stamp the larger source: so the order of arrival does
--- not matter. All is read before anything is written: a key that is somebody else's leaves no half.
+-- not matter. Where an agent reports, evidence that is newer than its last word waits for its next one,
+-- or for its end, and all else is known better by the agent.
+-- All is read before anything is written: a key that is somebody else's leaves no half.
 for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local host, id, fingerprint, raw, stamp, source = unpack(held)
+  local host, id, fingerprint, raw, stamp, source, till = unpack(held)
   local host_gone = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
   local image_gone = redis.call('EXISTS', prefix .. 'gone:image:' .. fingerprint) == 1
-  local heard = tonumber(redis.call('ZSCORE', prefix .. 'hosts', host) or nil)
   local known = evidence(redis.call('HGET', prefix .. 'host:' .. host, raw))
   local image = description(redis.call('HGET', prefix .. 'images', raw))
+  local speaks = agent(host)
+  local managed = speaks and speaks.managed
+  local said = speaks and redis.call('HGET', prefix .. 'agent:' .. host, raw)
+  local last = said and said ~= '' and unpacked(said)
+  local known_better = speaks and ((speaks.floor_epoch >= 0 and stamp <= speaks.stamp)
+    or (last and last[3] == false and stamp <= last[4]))
+  redis.call('SCARD', prefix .. 'image:' .. fingerprint)
+  redis.call('ZCARD', prefix .. 'coming:' .. fingerprint)
+  redis.call('ZCARD', prefix .. 'hosts')
   local holds = not host_gone or stamp >= host_gone
-  if holds and not image_gone then
-    redis.call('SADD', prefix .. 'image:' .. fingerprint, host)
+  if holds and not image_gone and not known_better then
     if not known or known[1] < stamp or (known[1] == stamp and known[2] < source) then
-      redis.call('HSET', prefix .. 'host:' .. host, raw, cmsgpack.pack({stamp, source}))
+      local late = stamp < tonumber(ARGV[4]) and tonumber(ARGV[3]) or nil
+      redis.call('HSET', prefix .. 'host:' .. host, raw, cmsgpack.pack({stamp, source, late}))
+    end
+    if not managed then
+      redis.call('SADD', prefix .. 'image:' .. fingerprint, host)
+      not_coming(fingerprint, host)
+      changed(host, math.max(stamp, stamp < tonumber(ARGV[4]) and tonumber(ARGV[3]) or 0))
+    elseif not in_inventory(said) and till > 0 then
+      coming(fingerprint, host, till)
     end
   end
-  if holds and (not heard or heard < stamp) then
-    redis.call('ZADD', prefix .. 'hosts', stamp, host)
-  end
+  if holds then heard_of(host, stamp) end
   local day = math.floor(stamp / 86400000)
-  if not image_gone and (not image or image[3] < day) then
+  if not image_gone and (not image or image[1] == '' or image[3] < day) then
     local size = image and image[2] or false
-    redis.call('HSET', prefix .. 'images', raw, cmsgpack.pack({id, size, day}))
+    local last = image and math.max(image[3], day) or day
+    redis.call('HSET', prefix .. 'images', raw, cmsgpack.pack({id, size, last}))
   end
 end
 return redis.status_reply('OK')

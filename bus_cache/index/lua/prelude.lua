@@ -2,10 +2,11 @@
 --
 -- KEYS[1] is <prefix>schema (STRING, the version of the keys). It carries the hash tag that all other keys
 -- share, so that deriving their names from it is safe on a Cluster.
--- ARGV[1] is the version that this code knows: set where none is, and any other is refused.
+-- ARGV[1] is the version that this code knows: set where none is, or an older one whose keys mean the
+-- same; any other is refused.
 local prefix = string.sub(KEYS[1], 1, -7)
 local schema = redis.pcall('GET', KEYS[1])
-if not schema then
+if not schema or schema == '1' then
   redis.call('SET', KEYS[1], ARGV[1])
 elseif schema ~= ARGV[1] then
   return redis.error_reply('SCHEMA is another one')
@@ -22,13 +23,49 @@ local function evidence(value)
   return type(row[1]) == 'number' and type(row[2]) == 'number' and row or nil
 end
 
--- {id, size in bytes or false, day} of an image, or nil
+-- {id, size in bytes or false, day} of an image, or nil; the id is empty where only agents know it
 local function description(value)
   local row = unpacked(value)
   local sized = row[2] == false or type(row[2]) == 'number'
   return type(row[1]) == 'string' and sized and type(row[3]) == 'number' and row or nil
 end
 
+-- what is known of a host's agent, as a table, or nil: see names.Keys
+local function agent(host)
+  local row = unpacked(redis.call('HGET', prefix .. 'agents', host))
+  if type(row[8]) ~= 'table' then return nil end
+  return {epoch = row[1], sequence = row[2], floor_epoch = row[3], floor = row[4], stamp = row[5],
+    managed = row[6], bus = row[7], ahead = row[8]}
+end
+
+-- whether an agent's row, as HGET answers it, says that the image is there
+local function in_inventory(value)
+  return value and (value == '' or unpacked(value)[3] == true)
+end
+
 local function hex(raw)
   return (string.gsub(raw, '.', function(c) return string.format('%02x', string.byte(c)) end))
+end
+
+-- remember that something changed on a host, for the ageing sweep
+local function changed(host, stamp)
+  local known = tonumber(redis.call('ZSCORE', prefix .. 'ageing', host) or nil)
+  if not known or stamp < known then redis.call('ZADD', prefix .. 'ageing', stamp, host) end
+end
+
+local function heard_of(host, stamp)
+  local known = tonumber(redis.call('ZSCORE', prefix .. 'hosts', host) or nil)
+  if not known or known < stamp then redis.call('ZADD', prefix .. 'hosts', stamp, host) end
+end
+
+-- an image is on its way to a host until a moment in ms, at the most
+local function coming(image, host, till)
+  local key = prefix .. 'coming:' .. image
+  redis.call('ZADD', key, math.max(till, tonumber(redis.call('ZSCORE', key, host) or 0)), host)
+  local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
+  redis.call('PEXPIREAT', key, string.format('%d', last[2]))
+end
+
+local function not_coming(image, host)
+  redis.call('ZREM', prefix .. 'coming:' .. image, host)
 end

@@ -1,0 +1,31 @@
+-- Images are on their way to hosts, or no longer: a batch.
+--
+--   <prefix>image:<hex>       SET     the hosts that hold the image (public)
+--   <prefix>coming:<hex>      ZSET    host -> ms until which the image is on its way, at the most
+--   <prefix>host:<host>       HASH    raw fingerprint -> msgpack {stamp in ms, source}
+--   <prefix>agents, ageing: see names.Keys
+--   <prefix>gone:image:<hex>  STRING  present: the image was deleted
+-- ARGV[2]  msgpack list of {host, hex fingerprint, raw fingerprint, stamp in ms, ms until which it is on its
+--          way or 0: it is not}
+--
+-- What a host holds is not on its way to it, but is touched by Nova, so that it ages from then on; what the
+-- host's agent said after this is known better.
+for _, said in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local host, fingerprint, raw, stamp, till = unpack(said)
+  local speaks = agent(host)
+  local known_better = speaks and speaks.floor_epoch >= 0 and stamp <= speaks.stamp
+  if till == 0 then
+    not_coming(fingerprint, host)
+  elseif not known_better and redis.call('EXISTS', prefix .. 'gone:image:' .. fingerprint) == 0
+  then
+    local known = evidence(redis.call('HGET', prefix .. 'host:' .. host, raw))
+    if redis.call('SISMEMBER', prefix .. 'image:' .. fingerprint, host) == 0 then
+      coming(fingerprint, host, till)
+    elseif known and known[1] < stamp then
+      known[1] = stamp
+      redis.call('HSET', prefix .. 'host:' .. host, raw, cmsgpack.pack(known))
+      changed(host, stamp)
+    end
+  end
+end
+return redis.status_reply('OK')
