@@ -1,4 +1,4 @@
-"""What each message says about which host holds which image, in both of Nova's formats.
+"""What each message says about hosts, images and servers, in both of Nova's formats.
 
 Messages are recorded ones of a real Nova, or made here by Nova's own functions, called as the place
 in Nova's source that a test names calls them.
@@ -6,9 +6,11 @@ in Nova's source that a test names calls them.
 
 from __future__ import annotations
 
+import datetime
 import functools
 import gzip
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,19 @@ from nova.objects import fields
 from oslo_serialization import jsonutils
 
 from bus_cache import names
-from bus_cache.index.changes import Change, Held, HostDeleted, ImageDeleted, ImageSize, Source
+from bus_cache.index.changes import (
+    Change,
+    FetchFailed,
+    Fetching,
+    Held,
+    HostDeleted,
+    ImageDeleted,
+    ImageSize,
+    InUse,
+    NotInUse,
+    ServiceState,
+    Source,
+)
 from consumers import events, evidence
 from consumers.events import Malformed, Notification
 
@@ -38,6 +52,7 @@ MOMENT = "2026-11-22 06:29:00.121843"
 IMAGE, OTHER = "3edc76bb-a136-4b55-8b24-9f13c25c2878", "2e8b010b-7896-4b7d-9197-bec86593ba6e"
 RESCUE = "ff3d7c3d-9450-4c43-9544-40b87932b285"
 DEST, SOURCE = "dest-host", "source-host"
+SERVER = "2167c6db-5241-4765-ab53-db090a834c31"
 
 # -- messages made by Nova -----------------------------------------------------------------
 
@@ -111,7 +126,7 @@ class Nova:
             **{
                 **dict.fromkeys(texts + times),
                 "id": 1,
-                "uuid": "2167c6db-5241-4765-ab53-db090a834c31",
+                "uuid": SERVER,
                 "project_id": "project",
                 "user_id": "user",
                 "reservation_id": "r-1",
@@ -181,6 +196,20 @@ class Nova:
             self.context, instance, publisher, image, phase="end"
         )
 
+    def exists(self, publisher: str, instance: objects.Instance) -> None:
+        """Both of an audit, which is also sent when something is done to a server."""
+        notifier = nova.rpc.get_notifier("compute", publisher)
+        compute_utils.notify_usage_exists(
+            notifier, self.context, instance, publisher, system_metadata={}
+        )
+
+    def prep_resize(self, publisher: str, instance: objects.Instance, phase: str) -> None:
+        """Both of ``_send_prep_resize_notifications``."""
+        self.usage(publisher, instance, f"resize.prep.{phase}")
+        compute_utils.notify_about_resize_prep_instance(
+            self.context, instance, publisher, phase, instance.flavor
+        )
+
     def cache_images(self, host: str, statuses: dict[str, str]) -> None:
         """That of ``ComputeTaskManager.cache_images``."""
         aggregate = objects.Aggregate(
@@ -188,8 +217,8 @@ class Nova:
         )
         compute_utils.notify_about_aggregate_cache(self.context, aggregate, host, statuses, 1, 2)
 
-    def service(self, host: str, binary: str, action: str) -> None:
-        """That of ``objects.Service.destroy`` and ``.create``."""
+    def service(self, host: str, binary: str, action: str, **values: Any) -> None:
+        """That of ``objects.Service.create``, ``.save`` and ``.destroy``."""
         service = objects.Service(
             id=1,
             uuid="2167c6db-5241-4765-ab53-db090a834c31",
@@ -200,8 +229,7 @@ class Nova:
             disabled=False,
             disabled_reason=None,
             availability_zone="nova",
-            last_seen_up=None,
-            forced_down=False,
+            **{"last_seen_up": None, "forced_down": False, **values},
         )
         service_notification.ServiceStatusNotification(
             publisher=notification_base.NotificationPublisher.from_service_obj(service),
@@ -256,43 +284,72 @@ def learned(compute: Nova, formats: int = 2) -> list[list[Change]]:
 
 
 def held(source: Source, host: str = DEST, image: str = IMAGE) -> Held:
-    """What most messages say."""
+    """What tells that a host fetched an image."""
     return Held(host, image, STAMP, source)
+
+
+def used(host: str = DEST, image: str = IMAGE) -> InUse:
+    """What tells that the server is on a host."""
+    return InUse(host, SERVER, image, STAMP)
+
+
+def left(host: str) -> NotInUse:
+    """What tells that the server is no longer on a host."""
+    return NotInUse(host, SERVER, STAMP)
+
+
+def runs(source: Source, host: str = DEST, image: str = IMAGE) -> list[Change]:
+    """What most messages say."""
+    return [held(source, host, image), used(host, image)]
 
 
 # -- the rows of the table -----------------------------------------------------------------
 
 
 def test_create(compute: Nova) -> None:
-    """_do_build_and_run_instance: the host has the image."""
+    """_do_build_and_run_instance: the host fetches the image, then has it and uses it."""
+    compute.create(DEST, compute.instance(None, IMAGE), "start")
     compute.create(DEST, compute.instance(DEST, IMAGE), "end")
-    assert learned(compute) == [[held(Source.CREATE)]] * 2
+    expected = [[Fetching(DEST, IMAGE, STAMP)]] * 2 + [runs(Source.CREATE)] * 2
+    assert learned(compute, 4) == expected
 
 
-@pytest.mark.parametrize("phase", ["start", "error"])
-def test_create_that_is_not_done(compute: Nova, phase: str) -> None:
-    """The host may have the image by now, or not; H is null."""
-    compute.create(DEST, compute.instance(None, IMAGE), phase)
-    assert learned(compute) == [[], []]
+@pytest.mark.parametrize("host", [None, DEST])
+def test_create_that_fails(compute: Nova, host: str | None) -> None:
+    """The host may have the image by now, or not; H is null, as a rule."""
+    compute.create(DEST, compute.instance(host, IMAGE), "error")
+    assert learned(compute) == [[FetchFailed(DEST, IMAGE, STAMP)]] * 2
 
 
 def test_rebuild(compute: Nova) -> None:
-    """_do_rebuild_instance: the new image; the old one is still there."""
-    compute.rebuild(DEST, compute.instance(DEST, OTHER), "end")
-    assert learned(compute) == [[held(Source.REBUILD, image=OTHER)]] * 2
-
-
-@pytest.mark.parametrize("phase", ["start", "error"])
-def test_rebuild_that_is_not_done(compute: Nova, phase: str) -> None:
-    """It names the new image before it is fetched."""
-    compute.rebuild(DEST, compute.instance(DEST, OTHER), phase)
-    assert learned(compute) == [[], []]
+    """_do_rebuild_instance: the new image, which both name at the start; the old one is still
+    there."""
+    instance = compute.instance(DEST, OTHER)
+    for phase in ("start", "error", "end"):
+        compute.rebuild(DEST, instance, phase)
+    assert learned(compute, 6) == [
+        *[[Fetching(DEST, OTHER, STAMP)]] * 2,
+        *[[FetchFailed(DEST, OTHER, STAMP)]] * 2,
+        *[runs(Source.REBUILD, image=OTHER)] * 2,
+    ]
 
 
 def test_evacuation(compute: Nova) -> None:
-    """rebuild_instance on the new host: the payload still names the dead one."""
-    compute.rebuild(DEST, compute.instance(SOURCE, IMAGE), "end")
-    assert learned(compute) == [[held(Source.EVACUATION)]] * 2
+    """rebuild_instance on the new host: the payload still names the dead one, which nova-api saw
+    down before."""
+    instance = compute.instance(SOURCE, IMAGE, task_state="rebuilding")
+    compute.usage("control", instance, "evacuate")
+    compute_utils.notify_about_instance_action(
+        compute.context, instance, "control", action="evacuate", source="nova-api", bdms=[]
+    )
+    for phase in ("start", "error", "end"):
+        compute.rebuild(DEST, instance, phase)
+    assert learned(compute, 8) == [
+        *[[ServiceState(SOURCE, STAMP, False)]] * 2,
+        *[[Fetching(DEST, IMAGE, STAMP)]] * 2,
+        *[[FetchFailed(DEST, IMAGE, STAMP)]] * 2,
+        *[[*runs(Source.EVACUATION), left(SOURCE)]] * 2,
+    ]
 
 
 def test_evacuation_to_hosts_whose_names_look_like_prefixes(compute: Nova) -> None:
@@ -300,7 +357,7 @@ def test_evacuation_to_hosts_whose_names_look_like_prefixes(compute: Nova) -> No
     for host in ("compute.1", "nova-compute:1", "compute.compute.x", "h:1", "fd00::1", "a.b.c"):
         compute.bus.bodies.clear()
         compute.rebuild(host, compute.instance(SOURCE, IMAGE), "end")
-        assert learned(compute) == [[held(Source.EVACUATION, host=host)]] * 2
+        assert learned(compute) == [[*runs(Source.EVACUATION, host), left(SOURCE)]] * 2
 
 
 @pytest.mark.parametrize("publisher", ["", "compute", "compute.", "nova-compute:", "api.control"])
@@ -313,11 +370,11 @@ def test_evacuation_by_who_knows_whom(publisher: str) -> None:
 
 
 def test_resize_and_cold_migration(compute: Nova) -> None:
-    """_finish_resize_helper on the destination; what came before says nothing."""
+    """_finish_resize_helper on the destination; resize_instance on the source gave the server
+    away."""
     instance = compute.instance(SOURCE, IMAGE)
-    for phase in ("start", "end"):  # prep_resize: P = dest, H = source
-        compute.usage(DEST, instance, f"resize.prep.{phase}")
-        compute.action(DEST, instance, "resize_prep", phase)
+    for phase in ("start", "end"):  # P = dest, H = source
+        compute.prep_resize(DEST, instance, phase)
     compute.usage(SOURCE, instance, "resize.start")
     compute.action(SOURCE, instance, "resize", "start")
     instance = compute.instance(DEST, IMAGE)
@@ -327,21 +384,46 @@ def test_resize_and_cold_migration(compute: Nova) -> None:
     compute.action(DEST, instance, "resize_finish", "start")
     compute.usage(DEST, instance, "finish_resize.end")
     compute.action(DEST, instance, "resize_finish", "end")
-    assert learned(compute, 12) == [[]] * 10 + [[held(Source.MIGRATION)]] * 2
+    assert learned(compute, 12) == [
+        *[[Fetching(DEST, IMAGE, STAMP)]] * 2,
+        *[[]] * 4,
+        *[[left(SOURCE)]] * 2,
+        *[[]] * 2,
+        *[runs(Source.MIGRATION)] * 2,
+    ]
+
+
+def test_resize_on_one_host_and_across_cells(compute: Nova) -> None:
+    """P = H: the server is still there (prep_snapshot_based_resize_at_source for cells)."""
+    compute.usage(DEST, compute.instance(DEST, IMAGE), "resize.end")
+    compute.action(DEST, compute.instance(DEST, IMAGE), "resize", "end")
+    compute.usage(DEST, compute.instance(DEST, IMAGE), "resize.revert.start")
+    compute.action(DEST, compute.instance(DEST, IMAGE), "resize_revert", "start")
+    assert learned(compute, 4) == [[]] * 4
+
+
+def test_resize_that_fails_on_its_destination(compute: Nova) -> None:
+    """_reschedule_resize_or_reraise: H is still the source."""
+    compute.usage(DEST, compute.instance(SOURCE, IMAGE), "resize.error")
+    compute.action(DEST, compute.instance(SOURCE, IMAGE), "resize", "error")
+    assert learned(compute) == [[FetchFailed(DEST, IMAGE, STAMP)]] * 2
 
 
 def test_confirm_and_revert(compute: Nova) -> None:
-    """Nothing new."""
+    """_finish_revert_resize, on the source: H is the destination before, itself after."""
     for phase in ("start", "end"):
         compute.usage(SOURCE, compute.instance(DEST, IMAGE), f"resize.confirm.{phase}")
         compute.action(SOURCE, compute.instance(DEST, IMAGE), "resize_confirm", phase)
-        compute.usage(SOURCE, compute.instance(SOURCE, IMAGE), f"resize.revert.{phase}")
-        compute.action(SOURCE, compute.instance(SOURCE, IMAGE), "resize_revert", phase)
-    assert learned(compute, 8) == [[]] * 8
+    compute.usage(SOURCE, compute.instance(DEST, IMAGE), "resize.revert.start")
+    compute.action(SOURCE, compute.instance(DEST, IMAGE), "resize_revert", "start")
+    compute.usage(SOURCE, compute.instance(SOURCE, IMAGE), "resize.revert.end")
+    compute.action(SOURCE, compute.instance(SOURCE, IMAGE), "resize_revert", "end")
+    assert learned(compute, 8) == [[]] * 4 + [[left(DEST)]] * 2 + [[used(SOURCE)]] * 2
 
 
 def test_live_migration(compute: Nova) -> None:
-    """post_live_migration_at_destination; what the source says, and what comes before, not."""
+    """post_live_migration_at_destination; _post_live_migration on the source, whose instance is an
+    old copy."""
     source, dest = compute.instance(SOURCE, IMAGE), compute.instance(DEST, IMAGE)
     for phase in ("start", "end"):
         compute.usage(DEST, source, f"live_migration.pre.{phase}")
@@ -352,19 +434,35 @@ def test_live_migration(compute: Nova) -> None:
     compute.action(DEST, dest, "live_migration_post_dest", "start")
     compute.usage(DEST, dest, "live_migration.post.dest.end")
     compute.action(DEST, dest, "live_migration_post_dest", "end")
-    assert learned(compute, 12) == [[]] * 10 + [[held(Source.LIVE_MIGRATION)]] * 2
+    assert learned(compute, 12) == [
+        *[[]] * 6,
+        *[[left(SOURCE)]] * 2,
+        *[[]] * 2,
+        *[runs(Source.LIVE_MIGRATION)] * 2,
+    ]
 
 
 def test_shelve_and_unshelve(compute: Nova) -> None:
-    """unshelve_instance names the first image, but what was fetched is a snapshot."""
+    """unshelve_instance names the first image, but what was fetched is a snapshot: so that one is
+    used, as Nova's cache manager sees it, and not held."""
     for phase in ("start", "end"):
         compute.usage(SOURCE, compute.instance(SOURCE, IMAGE), f"shelve.{phase}")
         compute.action(SOURCE, compute.instance(SOURCE, IMAGE), "shelve", phase)
-        compute.usage(SOURCE, compute.instance(None, IMAGE), f"shelve_offload.{phase}")
-        compute.action(SOURCE, compute.instance(None, IMAGE), "shelve_offload", phase)
-        compute.usage(DEST, compute.instance(DEST, IMAGE), f"unshelve.{phase}")
-        compute.action(DEST, compute.instance(DEST, IMAGE), "unshelve", phase)
-    assert learned(compute, 12) == [[]] * 12
+        shelved = compute.instance(SOURCE if phase == "start" else None, IMAGE)
+        compute.usage(SOURCE, shelved, f"shelve_offload.{phase}")
+        compute.action(SOURCE, shelved, "shelve_offload", phase)
+        unshelved = compute.instance(None if phase == "start" else DEST, IMAGE)
+        compute.usage(DEST, unshelved, f"unshelve.{phase}")
+        compute.action(DEST, unshelved, "unshelve", phase)
+    assert learned(compute, 12) == [[]] * 8 + [[left(SOURCE)]] * 2 + [[used()]] * 2
+
+
+def test_what_exists(compute: Nova) -> None:
+    """In a rebuild one format names the old image, one the new."""
+    compute.exists(DEST, compute.instance(DEST, IMAGE))
+    compute.exists(DEST, compute.instance(DEST, IMAGE, vm_state="deleted"))
+    compute.exists(DEST, compute.instance(SOURCE, IMAGE, task_state="resize_prep"))
+    assert learned(compute, 6) == [[]] * 6
 
 
 def test_rescue(compute: Nova) -> None:
@@ -394,13 +492,16 @@ def test_precaching_that_failed_altogether(compute: Nova) -> None:
 
 
 def test_delete(compute: Nova) -> None:
-    """The file stays; a server that was never placed has no host."""
-    for host, publisher in ((SOURCE, SOURCE), (None, "control")):
-        for event in ("delete", "soft_delete", "shutdown"):
+    """The file stays, unused; a server that was never placed has no host. One that can still be
+    restored protects its image."""
+    for host, publisher in ((SOURCE, SOURCE), (None, "control"), (SOURCE, "control")):
+        for event in ("soft_delete", "shutdown", "delete"):
             for phase in ("start", "end"):
                 compute.usage(publisher, compute.instance(host, IMAGE), f"{event}.{phase}")
                 compute.action(publisher, compute.instance(host, IMAGE), event, phase)
-    assert learned(compute, 24) == [[]] * 24
+    nothing: list[list[Change]] = [[]] * 10
+    gone: list[list[Change]] = [[left(SOURCE)]] * 2
+    assert learned(compute, 36) == nothing + gone + nothing + [[]] * 2 + nothing + gone
 
 
 def test_a_compute_service_is_deleted(compute: Nova) -> None:
@@ -409,18 +510,42 @@ def test_a_compute_service_is_deleted(compute: Nova) -> None:
     assert learned(compute, 1) == [[HostDeleted(DEST, STAMP)]]
 
 
+@pytest.mark.parametrize("action", ["create", "update", "delete"])
 @pytest.mark.parametrize("binary", ["nova-scheduler", "nova-conductor", "nova-osapi_compute"])
-def test_another_service_is_deleted(compute: Nova, binary: str) -> None:
+def test_another_service(compute: Nova, binary: str, action: str) -> None:
     """Its host may well run a nova-compute too."""
-    compute.service(DEST, binary, "delete")
+    compute.service(DEST, binary, action)
     assert learned(compute, 1) == [[]]
 
 
-@pytest.mark.parametrize("action", ["create", "update"])
-def test_a_service_that_is_there(compute: Nova, action: str) -> None:
-    """Says nothing."""
-    compute.service(DEST, "nova-compute", action)
-    assert learned(compute, 1) == [[]]
+def test_a_compute_service_comes(compute: Nova) -> None:
+    """objects.Service.create: by itself, when it starts for the first time."""
+    compute.service(DEST, "nova-compute", "create")
+    assert learned(compute, 1) == [[ServiceState(DEST, STAMP, True)]]
+
+
+@pytest.mark.parametrize(
+    ("forced_down", "seen", "expected"),
+    [
+        (True, 0, False),
+        (True, 3600, False),
+        (True, None, False),
+        (False, 0, True),
+        (False, 59, True),
+        (False, None, True),  # it reports to memcached
+        (False, 61, None),  # disabled while it was dead
+        (False, -30, True),
+    ],
+)
+def test_a_compute_service_changes(
+    compute: Nova, forced_down: bool, seen: int | None, expected: bool | None
+) -> None:
+    """objects.Service.save: when it is disabled, enabled, or forced down and released."""
+    moment = datetime.datetime.fromisoformat(MOMENT + "+00:00")
+    last = None if seen is None else moment - datetime.timedelta(seconds=seen)
+    compute.service(DEST, "nova-compute", "update", forced_down=forced_down, last_seen_up=last)
+    wanted: list[Change] = [] if expected is None else [ServiceState(DEST, STAMP, expected)]
+    assert learned(compute, 1) == [wanted]
 
 
 # -- images of a server --------------------------------------------------------------------
@@ -429,17 +554,30 @@ def test_a_service_that_is_there(compute: Nova, action: str) -> None:
 @pytest.mark.parametrize("image", ["", None])
 def test_boot_from_volume(compute: Nova, image: str | None) -> None:
     """No image: nothing, and no complaint. generate_image_url makes a URL of it all the same."""
-    instance = compute.instance(DEST, image)
-    compute.create(DEST, instance, "end")
-    compute.rebuild(DEST, instance, "end")
-    for event, action in (
-        ("finish_resize", "resize_finish"),
-        ("live_migration.post.dest", "live_migration_post_dest"),
+    there, away = compute.instance(DEST, image), compute.instance(SOURCE, image)
+    for phase in ("start", "error", "end"):
+        compute.create(DEST, there, phase)
+        compute.rebuild(DEST, there, phase)
+    compute.rebuild(DEST, away, "end")
+    compute.prep_resize(DEST, away, "start")
+    for event, action, phase in (
+        ("resize", "resize", "error"),
+        ("resize", "resize", "end"),
+        ("finish_resize", "resize_finish", "end"),
+        ("resize.revert", "resize_revert", "start"),
+        ("resize.revert", "resize_revert", "end"),
+        ("live_migration.post.dest", "live_migration_post_dest", "end"),
+        ("live_migration._post", "live_migration_post", "end"),
+        ("shelve_offload", "shelve_offload", "end"),
+        ("unshelve", "unshelve", "end"),
+        ("delete", "delete", "end"),
     ):
-        compute.usage(DEST, instance, f"{event}.end")
-        compute.action(DEST, instance, action, "end")
-    compute.rescue(DEST, instance, RESCUE)
-    assert learned(compute, 10) == [[]] * 9 + [[held(Source.RESCUE, image=RESCUE)]]
+        for instance in (there, away):
+            compute.usage(DEST, instance, f"{event}.{phase}")
+            compute.action(DEST, instance, action, phase)
+    compute.rescue(DEST, there, RESCUE)
+    count = len(compute.bus.bodies)
+    assert learned(compute, count) == [[]] * (count - 1) + [[held(Source.RESCUE, image=RESCUE)]]
 
 
 def test_a_server_made_from_a_snapshot(compute: Nova) -> None:
@@ -447,7 +585,7 @@ def test_a_server_made_from_a_snapshot(compute: Nova) -> None:
     instance = compute.instance(DEST, IMAGE, system_metadata={"image_base_image_ref": OTHER})
     compute.create(DEST, instance, "end")
     assert OTHER.encode() in compute.bus.bodies[0]
-    assert learned(compute) == [[held(Source.CREATE)]] * 2
+    assert learned(compute) == [runs(Source.CREATE)] * 2
 
 
 @pytest.mark.parametrize(
@@ -478,7 +616,7 @@ def test_both_formats_of_a_fact_differ_only_in_their_stamps(compute: Nova) -> No
     assert evidence.read(later) == [
         each._replace(stamp=STAMP + 7)
         for each in evidence.read(unversioned)
-        if isinstance(each, Held)
+        if isinstance(each, (Held, InUse))
     ]
 
 
@@ -519,21 +657,28 @@ def test_a_size_that_is_none(size: object) -> None:
 
 # -- wrong fields --------------------------------------------------------------------------
 
-FIELD_OF_HOST = {event_type: "host" for event_type in evidence.RULES if "image." not in event_type}
+BY_PUBLISHER = [
+    event_type
+    for event_type, rule in evidence.RULES.items()
+    if rule in (evidence.rebuilt, evidence.fetching, evidence.fetch_failed, evidence.left_publisher)
+]
+FIELD_OF_HOST = [
+    event_type
+    for event_type in evidence.RULES
+    if not event_type.startswith("image.") and event_type not in BY_PUBLISHER
+]
 FIELD_OF_IMAGE = {
-    "instance.create.end": "image_uuid",
-    "instance.rebuild.end": "image_uuid",
-    "instance.resize_finish.end": "image_uuid",
-    "instance.live_migration_post_dest.end": "image_uuid",
+    event_type: "image_ref_url" if event_type.startswith("compute.") else "image_uuid"
+    for event_type in evidence.RULES
+    if "instance." in event_type and "evacuate" not in event_type
+} | {
     "instance.rescue.end": "rescue_image_ref",
-    "compute.instance.create.end": "image_ref_url",
-    "compute.instance.rebuild.end": "image_ref_url",
-    "compute.instance.finish_resize.end": "image_ref_url",
-    "compute.instance.live_migration.post.dest.end": "image_ref_url",
     "image.delete": "id",
     "image.activate": "id",
     "image.update": "id",
 }
+"""Where something that is no image's id is noticed; what says only that a server left need not
+know more than whether there was one."""
 
 
 def good(event_type: str) -> Notification:
@@ -542,11 +687,13 @@ def good(event_type: str) -> Notification:
     if event_type.startswith("image."):
         data = {"id": IMAGE, "size": 1000}
     elif event_type.startswith("compute."):
-        data["image_ref_url"] = f"http://glance/images/{IMAGE}"
+        data |= {"image_ref_url": f"http://glance/images/{IMAGE}", "instance_id": SERVER}
     else:
-        data |= {"image_uuid": IMAGE, "rescue_image_ref": RESCUE}
+        data |= {"image_uuid": IMAGE, "rescue_image_ref": RESCUE, "uuid": SERVER}
+        data["forced_down"] = True
     publisher = "compute." if event_type.startswith("compute.") else "nova-compute:"
-    return Notification(event_type, publisher + DEST, STAMP, data)
+    leaves = evidence.RULES.get(event_type) in (evidence.sent_away, evidence.sent_back)
+    return Notification(event_type, publisher + (SOURCE if leaves else DEST), STAMP, data)
 
 
 NO_NAMES: list[object] = [
@@ -558,25 +705,37 @@ NO_NAMES: list[object] = [
 @pytest.mark.parametrize("event_type", evidence.RULES)
 def test_good_messages_teach(event_type: str) -> None:
     """Else the tests below could not fail."""
-    assert len(evidence.read(good(event_type))) == 1
+    assert evidence.read(good(event_type))
 
 
 @pytest.mark.parametrize("event_type", FIELD_OF_HOST)
 def test_a_host_that_is_none(event_type: str) -> None:
     """Missing, null, empty, of a wrong type or with what no host's name has."""
     said = good(event_type)
-    if "rebuild" in event_type:  # the publisher is the host
-        prefix = said.publisher_id[: -len(DEST)]
-        for value in NO_NAMES:
-            if isinstance(value, str):
-                with pytest.raises(Malformed, match="host"):
-                    evidence.read(said._replace(publisher_id=prefix + value))
-        return
-    for value in [None, "", *NO_NAMES]:
+    never_placed = evidence.RULES[event_type] is evidence.deleted
+    for value in [*([] if never_placed else [None]), "", *NO_NAMES]:
         with pytest.raises(Malformed, match="host"):
             evidence.read(said._replace(data={**said.data, "host": value}))
     with pytest.raises(Malformed, match="host"):
         evidence.read(said._replace(data={k: v for k, v in said.data.items() if k != "host"}))
+
+
+@pytest.mark.parametrize("event_type", BY_PUBLISHER)
+@pytest.mark.parametrize("value", ["", *(each for each in NO_NAMES if isinstance(each, str))])
+def test_a_publisher_that_is_none(event_type: str, value: str) -> None:
+    """Where it is the host, whatever the payload says."""
+    said = good(event_type)
+    prefix = said.publisher_id[: -len(DEST)]
+    with pytest.raises(Malformed, match="host"):
+        evidence.read(said._replace(publisher_id=prefix + value))
+
+
+@pytest.mark.parametrize("value", [None, "", *NO_NAMES])
+def test_an_evacuation_from_nobody(value: object) -> None:
+    """The new host holds the image all the same."""
+    said = good("instance.rebuild.end")
+    changes = evidence.read(said._replace(data={**said.data, "host": value}))
+    assert changes == runs(Source.EVACUATION)
 
 
 @pytest.mark.parametrize(("event_type", "field"), FIELD_OF_IMAGE.items())
@@ -584,8 +743,12 @@ def test_an_image_that_is_none(event_type: str, field: str) -> None:
     """Missing, of a wrong type or with what no image's id has."""
     said = good(event_type)
     for value in NO_NAMES:
+        wrong = said._replace(data={**said.data, field: value})
+        if any(isinstance(each, NotInUse) for each in evidence.read(said)):
+            assert evidence.read(wrong) == evidence.read(said)
+            continue
         with pytest.raises(Malformed, match="image"):
-            evidence.read(said._replace(data={**said.data, field: value}))
+            evidence.read(wrong)
     with pytest.raises(Malformed, match="image"):
         evidence.read(said._replace(data={k: v for k, v in said.data.items() if k != field}))
     for value in (None, ""):
@@ -595,6 +758,39 @@ def test_an_image_that_is_none(event_type: str, field: str) -> None:
                 evidence.read(changed)
         else:
             assert evidence.read(changed) == []
+
+
+@pytest.mark.parametrize("event_type", [each for each in FIELD_OF_IMAGE if "instance." in each])
+@pytest.mark.parametrize(
+    "value",
+    [*NO_NAMES, None, "", SERVER.upper(), SERVER.replace("-", ""), f"{{{SERVER}}}", SERVER + "\n"],
+)
+def test_a_server_that_is_none(event_type: str, value: object) -> None:
+    """That an image is held stands without it; what says nothing else is wrong."""
+    said = good(event_type)
+    field = "instance_id" if event_type.startswith("compute.") else "uuid"
+    wrong = said._replace(data={**said.data, field: value})
+    rest = [each for each in evidence.read(said) if isinstance(each, (Held, Fetching, FetchFailed))]
+    if rest:
+        assert evidence.read(wrong) == rest
+    else:
+        with pytest.raises(Malformed, match="uuid"):
+            evidence.read(wrong)
+
+
+@pytest.mark.parametrize("value", [None, "", "true", 1, 0, [], {}])
+def test_a_service_of_which_it_is_not_told_whether_it_is_down(value: object) -> None:
+    """Nothing is known of it then."""
+    said = good("service.update")
+    assert evidence.read(said._replace(data={**said.data, "forced_down": value})) == []
+
+
+@pytest.mark.parametrize("value", ["", "now", "9999-99-99", 1, [], {}, "0001-01-01T00:00:00+23:59"])
+def test_a_service_that_was_seen_at_a_time_that_is_none(value: object) -> None:
+    """As if it reported elsewhere; a time before 1970 is long ago."""
+    said = good("service.update")
+    data = {**said.data, "forced_down": False, "last_seen_up": value}
+    assert len(evidence.read(said._replace(data=data))) <= 1
 
 
 @pytest.mark.parametrize("value", [None, "", IMAGE, {}, {"a": 1}, 1, True])
@@ -632,23 +828,26 @@ def test_twenty_thousand_cached_images(compute: Nova) -> None:
 # -- what teaches nothing ------------------------------------------------------------------
 
 TEACH_NOTHING = [
-    *("create.start", "create.error", "rebuild.start", "rebuild.error", "rebuild.scheduled"),
-    *("evacuate", "resize.prep.end", "resize.end", "finish_resize.start", "finish_resize.error"),
-    *("resize.confirm.end", "resize.revert.end", "live_migration.pre.end", "delete.end", "update"),
-    *("live_migration._post.end", "shelve.end", "shelve_offload.end", "unshelve.end", "rescue.end"),
-    *("exists", "shutdown.end", "reboot.end", "unrescue.end", "snapshot.end", "volume.attach"),
+    *("rebuild.scheduled", "resize.prep.end", "resize.prep.error", "resize.start"),
+    *("finish_resize.start", "finish_resize.error", "resize.confirm.start", "resize.confirm.end"),
+    *("live_migration.pre.start", "live_migration.pre.end", "live_migration._post.start"),
+    *("live_migration.post.dest.start", "live_migration._rollback.end", "soft_delete.end"),
+    *("delete.start", "shelve.end", "shelve_offload.start", "unshelve.start", "restore.end"),
+    *("rescue.end", "exists", "shutdown.end", "reboot.end", "unrescue.end", "snapshot.end"),
+    *("update", "volume.attach"),
 ]
 TEACH_NOTHING_VERSIONED = [
-    *("instance.create.start", "instance.create.error", "instance.rebuild.start"),
-    *("instance.rebuild.error", "instance.rebuild_scheduled", "instance.evacuate"),
-    *("instance.resize_prep.end", "instance.resize.end", "instance.resize_finish.start"),
-    *("instance.resize_finish.error", "instance.resize_confirm.end", "instance.resize_revert.end"),
-    *("instance.live_migration_pre.end", "instance.live_migration_post.end"),
-    *("instance.live_migration_post_dest.start", "instance.shelve.end", "instance.unrescue.end"),
-    *("instance.shelve_offload.end", "instance.unshelve.end", "instance.rescue.start"),
-    *("instance.rescue.error", "instance.exists", "instance.update", "instance.delete.end"),
-    *("aggregate.cache_images.start", "aggregate.cache_images.end", "service.create"),
-    *("service.update", "compute_task.build_instances.error", "libvirt.connect.error"),
+    *("instance.rebuild_scheduled", "instance.resize_prep.end", "instance.resize.start"),
+    *("instance.resize_finish.start", "instance.resize_finish.error"),
+    *("instance.resize_confirm.end", "instance.live_migration_pre.start"),
+    *("instance.live_migration_pre.end", "instance.live_migration_post.start"),
+    *("instance.live_migration_post_dest.start", "instance.live_migration_rollback.end"),
+    *("instance.soft_delete.end", "instance.delete.start", "instance.shelve.end"),
+    *("instance.shelve_offload.start", "instance.unshelve.start", "instance.restore.end"),
+    *("instance.rescue.start", "instance.rescue.error", "instance.unrescue.end"),
+    *("instance.exists", "instance.update"),
+    *("aggregate.cache_images.start", "aggregate.cache_images.end"),
+    *("compute_task.build_instances.error", "libvirt.connect.error"),
     *("scheduler.select_destinations.end", "image.create", "image.prepare", "image.upload"),
     *("image.send", "image.member.create", "metadef_namespace.delete", "", "instance.create.end "),
 ]
@@ -665,9 +864,10 @@ def test_what_teaches_nothing(event_type: str) -> None:
     assert evidence.read(said._replace(event_type=event_type, data={})) == []
 
 
-def test_no_error_teaches_anything() -> None:
+def test_no_error_teaches_that_an_image_is_held() -> None:
     """What failed may have been fetched before, or not."""
-    assert not [event_type for event_type in evidence.RULES if event_type.endswith(".error")]
+    errors = [event_type for event_type in evidence.RULES if event_type.endswith(".error")]
+    assert {evidence.RULES[each] for each in errors} == {evidence.fetch_failed}
 
 
 # -- recorded messages ---------------------------------------------------------------------
@@ -726,13 +926,14 @@ def image_of(message: Recorded) -> str:
 def test_what_a_recorded_operation_teaches(
     op: str, part: str, expected: Callable[[Recorded], tuple[str, str, Source]]
 ) -> None:
-    """One kind of message, in both formats where both tell it; all others nothing."""
+    """One kind of message says that an image is held, in both formats where both tell it."""
     taught = 0
     for message in recorded():
         if message.op != op:
             continue
         for change in learn(message.body):
-            assert isinstance(change, Held)
+            if not isinstance(change, Held):
+                continue
             assert part in message.event_type
             assert change[:2] + change[3:] == expected(message)
             taught += 1
@@ -756,6 +957,94 @@ def test_recorded_operations_that_teach_no_holding(op: str) -> None:
     for message in messages:
         if not message.event_type.endswith("instance.create.end"):
             assert not [each for each in learn(message.body) if isinstance(each, Held)]
+
+
+OF_SERVERS = (InUse, NotInUse, Fetching, FetchFailed)
+USES = {
+    "boot": ["Fetching compute-6", "InUse compute-6"],
+    "reschedule": [
+        *("Fetching compute-4", "FetchFailed compute-4"),
+        *("Fetching compute-6", "InUse compute-6"),
+    ],
+    "fail_on_every_host": [
+        *("Fetching compute-4", "FetchFailed compute-4"),
+        *("Fetching compute-2", "FetchFailed compute-2"),
+        *("Fetching compute-1", "FetchFailed compute-1"),
+    ],
+    "no_valid_host": [],
+    "rebuild_other_image": ["Fetching compute-6", "InUse compute-6"],
+    "resize": ["Fetching compute-2", "NotInUse compute-6", "InUse compute-2"],
+    "confirm_resize": [],
+    "resize_and_revert": [
+        *("Fetching compute-1", "NotInUse compute-2", "InUse compute-1"),
+        *("NotInUse compute-1", "InUse compute-2"),
+    ],
+    "cold_migrate": ["Fetching compute-1", "NotInUse compute-2", "InUse compute-1"],
+    "live_migrate": ["InUse compute-5", "NotInUse compute-1"],
+    "shelve": ["Fetching compute-6", "InUse compute-6", "NotInUse compute-6"],
+    "unshelve": ["InUse compute-1"],
+    "snapshot": [],
+    "rescue": [],
+    "evacuate": ["Fetching compute-6", "InUse compute-6", "NotInUse compute-2"],
+    "delete_server": ["NotInUse compute-6"],
+    "delete_shelved_server": ["NotInUse compute-1"],
+}
+"""What each recorded operation says of its server, in the order in which Nova says it."""
+
+
+@pytest.mark.parametrize("op", USES)
+@pytest.mark.parametrize("format_", ["versioned", "notifications.info"])
+def test_what_a_recorded_operation_says_of_its_server(op: str, format_: str) -> None:
+    """The same in each format."""
+    found = [
+        f"{type(change).__name__} {change.host}"
+        for message in recorded()
+        if message.op == op and message.format.startswith("versioned") is (format_ == "versioned")
+        for change in learn(message.body)
+        if isinstance(change, OF_SERVERS)
+    ]
+    assert found == USES[op]
+
+
+def test_recorded_servers_at_the_end() -> None:
+    """After all were deleted none is anywhere, in whatever order that was told."""
+    uses: dict[tuple[str, str], int] = {}
+    left: dict[tuple[str, str], int] = {}
+    for message in recorded():
+        for change in learn(message.body):
+            if isinstance(change, (InUse, NotInUse)):
+                known = uses if isinstance(change, InUse) else left
+                key = (change.host, change.instance)
+                known[key] = max(change.stamp, known.get(key, 0))
+    assert len(uses) >= 14
+    assert not [key for key, stamp in uses.items() if stamp > left.get(key, 0)]
+
+
+def test_recorded_services() -> None:
+    """Forced down for an evacuation, and released while Nova still thought that it was up."""
+    found = [
+        (message.op, change.host, change.up)
+        for message in recorded()
+        for change in learn(message.body)
+        if isinstance(change, ServiceState)
+    ]
+    assert found == [
+        ("pre_cache", "compute-3", False),
+        ("pre_cache", "compute-3", True),
+        ("disable_and_enable_host", "compute-1", True),
+        ("disable_and_enable_host", "compute-1", True),
+        ("evacuate", "compute-2", False),
+        ("evacuate", "compute-2", False),
+        ("evacuate", "compute-2", False),
+        ("evacuate", "compute-2", True),
+    ]
+
+
+def test_how_many_recorded_messages_of_a_boot_are_decoded() -> None:
+    """Two of four in each format: its start and its end."""
+    boot = [message for message in recorded() if message.op == "boot"]
+    assert len(boot) == 8
+    assert len([each for each in boot if events.peek(each.body) in evidence.RULES]) == 4
 
 
 def test_recorded_precaching() -> None:
@@ -834,8 +1123,11 @@ JSON = st.recursive(
     ),
     max_leaves=10,
 )
-VALUES = JSON | st.sampled_from([DEST, IMAGE, "nova-compute", [IMAGE, OTHER], f"http://g/{IMAGE}"])
+VALUES = JSON | st.sampled_from(
+    [DEST, IMAGE, "nova-compute", [IMAGE, OTHER], f"http://g/{IMAGE}", True, MOMENT]
+)
 FIELDS = ["host", "image_uuid", "image_ref_url", "rescue_image_ref", "images_cached", "binary"]
+FIELDS += ["uuid", "instance_id", "forced_down", "last_seen_up"]
 PAYLOADS = st.dictionaries(
     st.sampled_from([*FIELDS, "id", "size"]) | st.text(max_size=12), VALUES, max_size=8
 )
@@ -856,10 +1148,14 @@ def test_any_payload(event_type: str, data: dict[str, Any], publisher_id: str, s
         return
     for change in changes:
         assert change.stamp == stamp
-        if isinstance(change, (Held, HostDeleted)):
+        if not isinstance(change, (ImageSize, ImageDeleted)):
             assert names.is_valid_name(change.host)
-        if isinstance(change, (Held, ImageSize, ImageDeleted)):
+        if isinstance(change, (Held, ImageSize, ImageDeleted, InUse, Fetching, FetchFailed)):
             assert names.is_valid_name(change.image_id)
+        if isinstance(change, (InUse, NotInUse)):
+            assert str(uuid.UUID(change.instance)) == change.instance
+        if isinstance(change, ServiceState):
+            assert type(change.up) is bool
         if isinstance(change, ImageSize):
             assert type(change.size) is int
             assert 0 <= change.size <= 2**53
