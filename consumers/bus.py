@@ -27,6 +27,7 @@ from kombu.entity import Exchange
 from oslo_config import cfg
 from oslo_log import log as logging
 
+from bus_cache import protocol
 from bus_cache.conf import consumer
 from consumers import events
 from consumers import transport as transports
@@ -93,7 +94,8 @@ class Delivery(NamedTuple):
 class Topology:
     """What to read on a bus. ``pool`` empty: the topics' default queues themselves.
 
-    ``max_bytes`` and ``expires`` (seconds) bound our own queue; 0: no bound.
+    ``max_bytes`` and ``expires`` (seconds) bound our own queue; 0: no bound. ``agents``: read what
+    agents say, too.
     """
 
     topics: tuple[str, ...]
@@ -102,6 +104,7 @@ class Topology:
     max_bytes: int = 0
     expires: int = 0
     prefetch: int = 500
+    agents: bool = True
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Topology:
@@ -141,6 +144,9 @@ class Bus:
     each message that the broker dropped from our queue to ``on_dropped``. Every method may raise
     :class:`BusError`: then :meth:`close` and, after a while, :meth:`open` again. What was not
     acknowledged comes again.
+
+    :ivar missed: our queue was not there before :meth:`open`, so what was published before is not
+        in it. For who uses this to reset.
     """
 
     def __init__(
@@ -167,6 +173,9 @@ class Bus:
         self._tags: collections.deque[Any] = collections.deque()
         self._consumer_tags: list[str] = []
         self._reads_dropped = False
+        self._reads_agents = False
+        self._may_read_agents = topology.agents
+        self.missed = False
         self._known_queues: set[str] = set()
         self._said: dict[str, str] = {}
         self._multiple = False
@@ -196,9 +205,21 @@ class Bus:
             channel.basic_qos(0, self.topology.prefetch, False)
             for name in self.topology.queues:
                 self._subscribe(channel, name, self._deliver)
+            if self._reads_agents:
+                self._subscribe_to_agents(channel)
             if self._reads_dropped:
                 self._subscribe(channel, self.topology.dropped_queue, self._drop)
             self._channel = channel
+
+    def _subscribe_to_agents(self, channel: Any) -> None:
+        try:
+            self._subscribe(channel, protocol.QUEUE, self._deliver)
+        except amqp_exceptions.AccessRefused as error:
+            self._may_read_agents = False
+            raise BusError(
+                f"{_short(error)}. Going on without what agents say: this user may not read "
+                f"{protocol.QUEUE}"
+            ) from error
 
     def drain(self, timeout: float) -> bool:
         """Handle what the broker sends next; False where it sends nothing for ``timeout``
@@ -297,6 +318,42 @@ class Bus:
                 for exchange in self.topology.exchanges:
                     for key in keys:
                         channel.queue_bind(queue=name, exchange=exchange, routing_key=key)
+        if self._may_read_agents:
+            self._declare_agents(connection)
+
+    def _declare_agents(self, connection: Connection) -> None:
+        """Declare what agents publish to, as their notifier does; do without where that fails.
+
+        The queue has no bound of its own, since the notifier declares it without one, and would be
+        refused where it had: agents fall silent when nobody reads.
+        """
+        transport = self.transport
+        failure = ""
+        try:
+            self._declare_exchange(connection, protocol.EXCHANGE)
+            self._declare_one(
+                connection,
+                protocol.QUEUE,
+                transport.queue_arguments,
+                transport.durable,
+                transport.auto_delete,
+            )
+            with connection.channel() as channel:
+                channel.queue_bind(
+                    queue=protocol.QUEUE,
+                    exchange=protocol.EXCHANGE,
+                    routing_key=protocol.QUEUE,
+                )
+        except amqp_exceptions.ChannelError as error:
+            failure = _short(error)
+        self._reads_agents = not failure
+        if failure:
+            self._say_once(
+                "declare agents",
+                f"queue {protocol.QUEUE} can't be used, so what agents say is not read. Do "
+                "[oslo_messaging_rabbit] here and on the computes agree, and may this user "
+                f"configure, write and read bus_cache.*? The broker says: {failure}",
+            )
 
     def _declare_exchange(self, connection: Connection, name: str) -> None:
         """Use the exchange as it is; where it is absent, declare it as OpenStack's services
@@ -310,17 +367,21 @@ class Bus:
                 with connection.channel() as channel:
                     exchange(channel).declare(passive=True)
                 return
-            LOG.warning(
-                "%s: exchange %s is absent. Declaring it, %s as [oslo_messaging_rabbit] says "
-                "here: where Nova's own nova.conf says otherwise, Nova will be refused "
-                "(406) until this exchange is deleted, so let the two agree. Where Nova "
-                "publishes elsewhere, correct [consumer] exchanges or the transport URL",
-                self,
-                name,
-                "durable" if exchange.durable else "not durable",
-            )
+            if name != protocol.EXCHANGE:  # ours
+                self._warn_of_absence(name)
         with connection.channel() as channel:
             exchange(channel).declare()
+
+    def _warn_of_absence(self, exchange: str) -> None:
+        LOG.warning(
+            "%s: exchange %s is absent. Declaring it, %s as [oslo_messaging_rabbit] says "
+            "here: where Nova's own nova.conf says otherwise, Nova will be refused "
+            "(406) until this exchange is deleted, so let the two agree. Where Nova "
+            "publishes elsewhere, correct [consumer] exchanges or the transport URL",
+            self,
+            exchange,
+            "durable" if self.transport.durable else "not durable",
+        )
 
     def _declare_queue(self, connection: Connection, name: str) -> None:
         existed = self._multiple and passive(connection, name) is not None
@@ -342,7 +403,9 @@ class Bus:
                 self,
                 name,
             )
-        elif not existed:
+        if not existed:
+            self.missed = True
+        if not existed and name not in self._known_queues:
             LOG.info(
                 "%s: declaring our queue %s; what was published before is not in it", self, name
             )
@@ -405,7 +468,8 @@ class Bus:
             refusal = _short(error)
         if refusal:
             options = dict(_OPTION_OF_ARGUMENT)
-            if self.topology.pool:  # ours is durable and stays, whatever Nova's are
+            # ours are durable and stay, whatever Nova's are
+            if name in (self.topology.pool, self.topology.dropped_queue):
                 options["durable"] = options["auto_delete"] = "this version of bus-cache"
             option = next(
                 (o for a, o in options.items() if f"'{a}'" in refusal),

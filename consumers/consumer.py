@@ -9,15 +9,18 @@ from __future__ import annotations
 import collections
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from oslo_log import log as logging
 
+from bus_cache import protocol
 from bus_cache.conf import consumer as conf
-from bus_cache.index.changes import Change, Held, HostDeleted, Source
+from bus_cache.index.changes import AgentSnapshot, Change, Held, HostDeleted, Source
 from bus_cache.index.writer import SchemaError, Unavailable, Writer
 from consumers import events, evidence
+from consumers.agents import Agents
 from consumers.bus import Bus, BusError, Delivery, Topology
+from consumers.sweep import Sweep
 from consumers.transport import Transport
 
 LOG = logging.getLogger(__name__)
@@ -33,7 +36,8 @@ HOLD = 1.0
 """Seconds for which a message that says nothing may stay unacknowledged under a steady stream."""
 
 MOST_CHANGES = 5000
-"""Changes in hand that are written though the batch is not full: a bound on memory."""
+"""Changes in hand that are written though the batch is not full, each image of a snapshot counting
+as one: a bound on memory."""
 
 RENEWAL = 30.0
 """Seconds between declarations of our queue while we do not read it: it must not expire."""
@@ -53,6 +57,9 @@ REMIND = 600.0
 KEEP_UNHELD = 30 * 24 * 3600
 """Seconds for which an image that no host holds is remembered, with its id and size."""
 
+_SELDOM = ("managed", "inferred", "asked", "vanished", "aged_out")
+_SUMMARY = ("received", "irrelevant", "malformed", "applied", "refused", "dropped", *_SELDOM)
+
 COMPLAINTS = 20
 """Lines per minute about messages that can't be understood; the rest is counted."""
 
@@ -69,11 +76,11 @@ class Rules:
 
     def admit(self, change: Change) -> bool:
         """Tell whether a change may enter the index."""
-        if not isinstance(change, Held):
-            return True
-        if change.source is Source.LIVE_MIGRATION and not self.live_migration_evidence:
+        live_migrated = isinstance(change, Held) and change.source is Source.LIVE_MIGRATION
+        if live_migrated and not self.live_migration_evidence:
             return False
-        return not (self.ignore_hosts and conf.matches(change.host, self.ignore_hosts))
+        host = None if isinstance(change, HostDeleted) else getattr(change, "host", None)
+        return not (host and self.ignore_hosts and conf.matches(host, self.ignore_hosts))
 
 
 class Consumer:
@@ -81,7 +88,8 @@ class Consumer:
 
     :ivar counts: what happened so far, by name: ``received``, ``irrelevant``, ``malformed``,
         ``applied`` (changes written), ``refused`` (changes that Redis refuses for good),
-        ``dropped`` (messages that the broker dropped from our full queue), ``connections``.
+        ``dropped`` (messages that the broker dropped from our full queue), ``connections``; and
+        those of :class:`~consumers.agents.Agents` and :class:`~consumers.sweep.Sweep`.
     """
 
     def __init__(
@@ -91,14 +99,26 @@ class Consumer:
         writer: Writer,
         rules: Rules,
         *,
+        agents: Agents | None = None,
+        sweep: Sweep | None = None,
+        on_loss: Callable[[str], None] | None = None,
         patience: float = PATIENCE,
     ) -> None:
         """Take a bus, what to read on it, and where to write.
 
+        :param agents: looks after the agents of this bus.
+        :param sweep: takes out what has aged out.
+        :param on_loss: is told why the index may lack something that was on this bus.
         :param patience: seconds; see :data:`PATIENCE`.
         """
         self.counts: collections.Counter[str] = collections.Counter()
         self.rules = rules
+        self._agents = agents
+        self._sweep = sweep
+        for each in (agents, sweep):
+            if each is not None:
+                each.counts = self.counts
+        self._on_loss = on_loss or (lambda reason: None)
         self._bus = Bus(transport, topology, self._on_delivery, self._on_dropped)
         # half of what the broker hands out ahead: the other half arrives while a batch is written
         self._batch = max(1, topology.prefetch // 2)
@@ -106,7 +126,10 @@ class Consumer:
         self._patience = patience
         self._stop = threading.Event()
         self._changes: list[Change] = []
+        self._weight = 0
         self._unacknowledged = 0
+        self._steady_since = 0.0
+        self._caught_up = False
         self._first = 0.0
         self._oldest = 0.0
         self._redis = _State(f"Redis (for {self._bus})")
@@ -142,6 +165,11 @@ class Consumer:
                 self._bus.consume()
                 self.counts["connections"] += 1
                 self._broker.up(f"reading {', '.join(self._bus.topology.queues)}")
+                self._steady_since = time.monotonic()
+                self._caught_up = False
+                if self._bus.missed:
+                    self._bus.missed = False
+                    self._on_loss("our queue was new")
                 self._next_look = 0.0
                 self._waiting = None
                 pause.reset()
@@ -163,6 +191,7 @@ class Consumer:
             # with something in hand, look only whether there is more at once
             got = self._bus.drain(0.001 if self._changes and not self._redis.is_down else 0.5)
             now = time.monotonic()
+            self._caught_up = self._caught_up or not got
             if not got or self._is_due(now):
                 self._flush(now)
             if now - beat >= 1.0:
@@ -173,11 +202,13 @@ class Consumer:
             self._bus.cancel()
             self._redis.retry_now()
             self._flush(time.monotonic())
+        if self._agents is not None:
+            self._agents.stop()
         LOG.info("%s: stopping; in all %s", self._bus, _summary(self.counts))
 
     def _is_due(self, now: float) -> bool:
         """Whether to write or acknowledge though more is coming: much in hand, or for long."""
-        if self._unacknowledged >= self._batch or len(self._changes) >= MOST_CHANGES:
+        if self._unacknowledged >= self._batch or self._weight >= MOST_CHANGES:
             return True
         if self._unacknowledged and now - self._first >= HOLD:
             return True
@@ -210,6 +241,7 @@ class Consumer:
             return
         if not self._redis.is_up:
             self._redis.up("in use")
+            self._steady_since = time.monotonic()
             self._warn_of_eviction()
         self._forget()
         if self._bus.consuming:
@@ -228,6 +260,7 @@ class Consumer:
 
     def _forget(self) -> None:
         self._changes = []
+        self._weight = 0
         self._unacknowledged = 0
 
     def _keep_up(self, now: float) -> None:
@@ -242,6 +275,10 @@ class Consumer:
             return
         failure = ""
         try:
+            self._attend(now)
+            # what waits on the bus may tell that an image is in use
+            if self._sweep is not None and self._bus.consuming and self._caught_up:
+                self._sweep.run(self._writer)
             if self._purge or now >= self._next_upkeep:
                 self._take_out_ignored()
                 self._purge = False
@@ -254,6 +291,12 @@ class Consumer:
             failure = str(error)
         if failure:
             self._redis.down(failure)
+
+    def _attend(self, now: float) -> None:
+        if self._agents is None or not self._bus.consuming:
+            return
+        if self._agents.attend(self._writer, now - self._steady_since):
+            self._on_loss("the keyspace was new")
 
     def _take_out_ignored(self) -> None:
         patterns = self.rules.ignore_hosts
@@ -321,6 +364,7 @@ class Consumer:
             )
             self._drops_told = dropped
             self._drop_reasons.clear()
+            self._on_loss("the broker dropped messages")
 
     def _warn_of_eviction(self) -> None:
         try:
@@ -340,15 +384,20 @@ class Consumer:
         self.counts["received"] += 1
         self._hold()
         event_type = events.peek(delivery.body)
-        if event_type is not None and event_type not in evidence.RULES:
+        by_agent = delivery.queue == protocol.QUEUE
+        if event_type is not None and event_type not in evidence.RULES and not by_agent:
             self.counts["irrelevant"] += 1
             return
         changes: list[Change] = []
         reason = ""
         try:
             said = events.decode(delivery.body, _milliseconds())
-            changes = [each for each in evidence.read(said) if self.rules.admit(each)]
-        except events.Malformed as error:
+            changes = [
+                each
+                for each in (_read_agent if by_agent else evidence.read)(said)
+                if self.rules.admit(each)
+            ]
+        except (events.Malformed, protocol.Refused) as error:
             reason = str(error)
         except Exception as error:  # a message must never stop the consumer
             LOG.debug("a rule failed", exc_info=True)
@@ -362,6 +411,9 @@ class Consumer:
         if not self._changes:
             self._oldest = time.monotonic()
         self._changes += changes
+        self._weight += sum(
+            len(each.fingerprints) + 1 if isinstance(each, AgentSnapshot) else 1 for each in changes
+        )
 
     def _complain(self, delivery: Delivery, event_type: str | None, reason: str) -> None:
         self.counts["malformed"] += 1
@@ -481,14 +533,18 @@ class _Limit:
         return f" ({withheld} more lines like this were held back)" if withheld else ""
 
 
+def _read_agent(said: events.Notification) -> list[Change]:
+    """Return what a message on the agents' queue says."""
+    return [protocol.read(said.event_type, said.publisher_id, said.stamp, said.data)]
+
+
 def _listed(queues: Mapping[str, int]) -> str:
     return ", ".join(f"{name} ({messages} messages)" for name, messages in sorted(queues.items()))
 
 
 def _summary(counts: Mapping[str, int]) -> str:
     return ", ".join(
-        f"{name} {counts[name]}"
-        for name in ("received", "irrelevant", "malformed", "applied", "refused", "dropped")
+        f"{name} {counts[name]}" for name in _SUMMARY if counts[name] or name not in _SELDOM
     )
 
 

@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cotyledon
@@ -21,12 +21,17 @@ from oslo_log import log as logging
 import bus_cache
 from bus_cache import conf as configuration
 from bus_cache import connect
-from bus_cache.conf import common, opts
+from bus_cache.conf import common, messaging, nova, opts
 from bus_cache.conf import consumer as consumer_group
 from bus_cache.index.writer import SchemaError, Unavailable, Writer
-from consumers import transport
+from consumers import ageing, transport
+from consumers.agents import Agents, Times
+from consumers.asking import Asker
 from consumers.bus import Topology
 from consumers.consumer import Consumer, Rules
+from consumers.nova_api import NovaApi
+from consumers.reconcile import Reconciler
+from consumers.sweep import Sweep
 
 LOG = logging.getLogger(__name__)
 
@@ -42,9 +47,12 @@ def load(arguments: Sequence[str] | None = None) -> cfg.ConfigOpts:
 
     def register(conf: cfg.ConfigOpts) -> None:
         logging.register_options(conf)
-        transport.register(conf)
+        messaging.register(conf)
+        nova.register(conf, [nova.IMAGE_CACHE_GROUP])
 
-    return configuration.load(PROGRAM, arguments, opts.CONSUMER_GROUPS, register)
+    conf = configuration.load(PROGRAM, arguments, opts.CONSUMER_GROUPS, register)
+    nova.check(conf, [nova.IMAGE_CACHE_GROUP])
+    return conf
 
 
 def rules(conf: cfg.ConfigOpts) -> Rules:
@@ -53,21 +61,62 @@ def rules(conf: cfg.ConfigOpts) -> Rules:
     return Rules(group.ignore_hosts, group.live_migration_evidence)
 
 
-def consumers(conf: cfg.ConfigOpts) -> list[Consumer]:
-    """Return a consumer for each configured bus, not yet running."""
+def times(conf: cfg.ConfigOpts) -> Times:
+    """Return what ``[consumer]`` says about agents."""
+    group = conf[consumer_group.GROUP]
+    return Times(group.gap_grace, group.agent_timeout, group.host_timeout)
+
+
+def ageing_policy(conf: cfg.ConfigOpts) -> ageing.Policy:
+    """Return by what rule the computes remove images, as ``[image_cache]`` of their nova.conf has
+    it."""
+    group = conf[nova.IMAGE_CACHE_GROUP]
+    return ageing.Policy.of(
+        group.manager_interval,
+        group.remove_unused_base_images,
+        group.remove_unused_original_minimum_age_seconds,
+    )
+
+
+def consumers(conf: cfg.ConfigOpts, on_loss: Callable[[str], None] | None = None) -> list[Consumer]:
+    """Return a consumer for each configured bus, not yet running.
+
+    :param on_loss: is told why the index may lack something.
+    """
     topology = Topology.from_conf(conf)
     keyspace = conf[common.GROUP].keyspace
-    return [
-        Consumer(
-            each,
-            topology,
-            Writer(
-                functools.partial(configuration.redis_client, conf, client_name=PROGRAM), keyspace
-            ),
-            rules(conf),
+    connect_to_redis = functools.partial(configuration.redis_client, conf, client_name=PROGRAM)
+    found = []
+    for each in transport.transports(conf):
+        agents = Agents(Asker(conf, each), times(conf))
+        writer = Writer(connect_to_redis, keyspace, bus=each.identity, on_switch=agents.switched)
+        found.append(
+            Consumer(
+                each,
+                topology,
+                writer,
+                rules(conf),
+                agents=agents,
+                sweep=Sweep(ageing_policy(conf)),
+                on_loss=on_loss,
+            )
         )
-        for each in transport.transports(conf)
-    ]
+    return found
+
+
+def reconciler(conf: cfg.ConfigOpts) -> Reconciler | None:
+    """Return what compares the index with Nova's API, not yet running; None without
+    credentials."""
+    group = conf[consumer_group.GROUP]
+    if not group.cloud:
+        return None
+    connect_to_redis = functools.partial(configuration.redis_client, conf, client_name=PROGRAM)
+    return Reconciler(
+        functools.partial(NovaApi, group.cloud),
+        Writer(connect_to_redis, conf[common.GROUP].keyspace),
+        interval=group.reconcile_interval,
+        ignore_hosts=lambda: conf[consumer_group.GROUP].ignore_hosts,
+    )
 
 
 class ConsumerService(cotyledon.Service):
@@ -86,10 +135,15 @@ class ConsumerService(cotyledon.Service):
         super().__init__(worker_id)
         self._arguments = arguments
         self._conf = self._read() or conf
-        self._consumers = consumers(self._conf)
+        self._reconciler = reconciler(self._conf)
+        on_loss = None if self._reconciler is None else self._lost
+        self._consumers = consumers(self._conf, on_loss)
+        programs: list[Consumer | Reconciler] = [*self._consumers]
+        if self._reconciler is not None:
+            programs.append(self._reconciler)
         self._threads = [
-            threading.Thread(target=self._run_one, args=(each,), name=f"bus-{i}", daemon=True)
-            for i, each in enumerate(self._consumers)
+            threading.Thread(target=self._run_one, args=(each,), name=f"part-{i}", daemon=True)
+            for i, each in enumerate(programs)
         ]
 
     def run(self) -> None:
@@ -97,11 +151,18 @@ class ConsumerService(cotyledon.Service):
         for thread in self._threads:
             thread.start()
 
-    def _run_one(self, consumer: Consumer) -> None:
+    def _lost(self, reason: str) -> None:
+        assert self._reconciler is not None
+        # each bus tells of a new keyspace, and each consumer does
+        self._reconciler.request(reason, once="new" in reason)
+
+    def _run_one(self, part: Consumer | Reconciler) -> None:
         try:
-            consumer.run()
+            part.run()
         except BaseException:
-            LOG.exception("a consumer failed in a way that it does not know; starting anew")
+            LOG.exception(
+                "a part of this program failed in a way that it does not know; starting anew"
+            )
             # the parent starts another process: nothing is lost, what is unacknowledged comes again
             os._exit(os.EX_SOFTWARE)
 
@@ -109,7 +170,9 @@ class ConsumerService(cotyledon.Service):
         """Write and acknowledge what is in hand, then end."""
         for consumer in self._consumers:
             consumer.stop()
-        for thread in self._threads:
+        if self._reconciler is not None:
+            self._reconciler.stop()
+        for thread in self._threads[: len(self._consumers)]:  # what waits for an API may be left
             if thread.is_alive():
                 thread.join()
 

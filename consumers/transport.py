@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 import ssl
-import warnings
 from typing import Any
 from urllib.parse import quote
 
 from oslo_config import cfg
 
 from bus_cache.conf import ConfigurationError, consumer, value
-
-with warnings.catch_warnings():
-    # oslo.messaging's server imports oslo.service, and that eventlet where it is installed, which
-    # warns of itself. Nothing here uses either.
-    warnings.simplefilter("ignore")
-    import oslo_messaging
-    import oslo_messaging.opts
+from bus_cache.conf.messaging import OPTIONS, oslo_messaging
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +31,18 @@ class Transport:
     auto_delete: bool = False
     queue_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     quorum: bool = False
+    text: str = dataclasses.field(default="", repr=False)
+    """The URL as oslo.messaging takes it, with its secrets; empty for the embedded bus."""
 
     @property
     def brokers(self) -> tuple[str, ...]:
         """What tells one bus from another: its brokers, in whatever order, and its virtual host."""
         return tuple(sorted(url.rpartition("@")[2] for url in self.urls))
+
+    @property
+    def identity(self) -> str:
+        """A short name of the bus, the same for every consumer that reads it."""
+        return hashlib.sha1(" ".join(self.brokers).encode(), usedforsecurity=False).hexdigest()[:8]
 
 
 _SSL_VERSIONS = {
@@ -54,17 +55,6 @@ _SSL_VERSIONS = {
 }
 """As in oslo_messaging/_drivers/impl_rabbit.py."""
 
-_OPTIONS = {
-    group: {option.dest: option for option in options}
-    for group, options in oslo_messaging.opts.list_opts()
-}
-
-
-def register(conf: cfg.ConfigOpts) -> None:
-    """Register oslo.messaging's own options, as in every OpenStack service."""
-    for group, options in oslo_messaging.opts.list_opts():
-        conf.register_opts(options, group=group)
-
 
 def transports(conf: cfg.ConfigOpts) -> list[Transport]:
     """Return the buses to read: ``[consumer] transport_url``, else what notifications use, else
@@ -76,8 +66,8 @@ def transports(conf: cfg.ConfigOpts) -> list[Transport]:
     given: list[tuple[str, str]] = []
     for group, option in (
         (consumer.GROUP, consumer.TRANSPORT_URL),
-        (section, _OPTIONS[section]["transport_url"]),
-        (None, _OPTIONS[None]["transport_url"]),
+        (section, OPTIONS[section]["transport_url"]),
+        (None, OPTIONS[None]["transport_url"]),
     ):
         if not given and _is_set(conf, group):
             found = value(conf, group, option)
@@ -124,7 +114,7 @@ class _Rabbit:
         self._where = where
 
     def __getattr__(self, name: str) -> Any:
-        option = _OPTIONS["oslo_messaging_rabbit"][name]
+        option = OPTIONS["oslo_messaging_rabbit"][name]
         if name not in self._query:
             return value(self._conf, "oslo_messaging_rabbit", option)
         try:
@@ -178,6 +168,7 @@ def _transport(conf: cfg.ConfigOpts, where: str, text: str) -> Transport:
         auto_delete=rabbit.amqp_auto_delete,
         queue_arguments=_queue_arguments(rabbit),
         quorum=rabbit.rabbit_quorum_queue,
+        text=text,
     )
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "host list": "bus_cache.cli.host:HostList",
     "host show": "bus_cache.cli.host:HostShow",
     "status": "bus_cache.cli.status:Status",
+    "sync": "bus_cache.cli.sync:Sync",
     "flush": "bus_cache.cli.flush:Flush",
 }
 
@@ -35,12 +36,14 @@ examples:
   bus-cache image list --limit 20            the images that most hosts hold
   bus-cache image show IMAGE -f json         who holds this image, by what evidence, and when
   bus-cache host show HOST                   what this host holds
+  bus-cache sync --repair                    mend the index by what Nova's API says
   bus-cache help image show                  more about a command (also: image show --help)
 
 exit codes:
   0  fine
   1  an error, told on stderr: an unknown image or host, Redis away, a wrong configuration
   2  wrong use: an unknown command or option, a name that can't be one
+  3  bus-cache sync: the index and Nova differ, and were left so
 """
 
 
@@ -132,7 +135,15 @@ class App(cliff.app.App):
         handler.setFormatter(_Formatter(f"{self.NAME}: %(message)s"))
         self.LOG.handlers = [handler]
         self.LOG.propagate = False
-        for library in ("amqp", "consumers", "kombu", "oslo_messaging", "redis"):
+        for library in (
+            "amqp",
+            "consumers",
+            "keystoneauth",
+            "kombu",
+            "openstack",
+            "oslo_messaging",
+            "redis",
+        ):
             logging.getLogger(library).addHandler(logging.NullHandler())
 
     def initialize_app(self, argv: list[str]) -> None:

@@ -7,14 +7,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bus_cache.cli import command
-from bus_cache.cli.output import Rows, Size, Time
+from bus_cache.cli.output import Column, Rows, Size, Time
+from bus_cache.index.listing import HostRow
 
 
 class HostList(command.List):
     """List the known hosts, by name.
 
     Each with the number of images that it holds and the time of the newest evidence that
-    it gave of any image, by its own clock.
+    it gave of any image, by its own clock. "known_by" is "agent" where the host's
+    bus-cache-agent tells what it holds, else "notifications": Nova's. "agent_heard" is
+    when its agent was last heard, by bus-cache-consumer's clock: with "notifications",
+    the agent is silent since then, or has not told all yet.
     """
 
     examples = """\
@@ -22,6 +26,7 @@ examples:
   bus-cache host list
   bus-cache host list --sort-column newest_evidence
   bus-cache host list -f value -c host
+  bus-cache host list -f json | jq '.[] | select(.known_by != "agent")'
 """
 
     def take_action(
@@ -31,16 +36,24 @@ examples:
         with self.index() as index:
             rows = sorted(index.listing.hosts(), key=lambda row: row.host)
             self.hint_if_empty(rows, index)
-        return ("host", "images", "newest_evidence"), (
-            (row.host, row.images, Time(row.newest)) for row in rows
+        return ("host", "images", "newest_evidence", "known_by", "agent_heard"), (
+            (row.host, row.images, Time(row.newest), _known_by(row), Time(row.agent_heard))
+            for row in rows
         )
+
+
+def _known_by(row: HostRow) -> str:
+    return "agent" if row.by_agent else "notifications"
 
 
 class HostShow(command.Show):
     """Show one host: which images it holds, when and by what that was last evidenced.
 
     HOST is what Nova calls the compute service's host (openstack compute service list).
-    "at" and "by" are as in bus-cache image show.
+    "known_by" and "agent_heard" are as in bus-cache host list, "at" and "by" as in
+    bus-cache image show. "agent_gap": a part of what the agent said was lost, and it is
+    asked for all again. "nova_compute" is up or down as far as is known, "servers" so
+    many use an image there.
     """
 
     examples = """\
@@ -71,15 +84,22 @@ examples:
                     )
                 raise command.CommandError(f"nothing is known of a host {name}")
             held = sorted(index.listing.held(name), key=lambda pair: pair[0].name)
-        return ("host", "newest_evidence", "holds", "images"), (
-            host.host,
-            Time(host.newest),
-            len(held),
-            Rows(
+            state = index.listing.state(name)
+        fields = {
+            "host": host.host,
+            "newest_evidence": Time(host.newest),
+            "known_by": _known_by(host),
+            "agent_heard": Time(host.agent_heard),
+            "agent_gap": state.gap,
+            "nova_compute": Column(None if state.up is None else "up" if state.up else "down"),
+            "servers": state.servers,
+            "holds": len(held),
+            "images": Rows(
                 ("image", "size", "at", "by"),
                 (
                     (image.name, Size(image.size), Time(evidence.stamp), evidence.source)
                     for image, evidence in held
                 ),
             ),
-        )
+        }
+        return tuple(fields), tuple(fields.values())

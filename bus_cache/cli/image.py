@@ -67,7 +67,9 @@ class ImageShow(command.Show):
 
     "at" is when the host was last known to hold the image, by the clock of the service
     that said so; "by" is what happened there: create, rebuild, evacuation, migration (a
-    resize or cold migration), live_migration, rescue, precache.
+    resize or cold migration), live_migration, rescue, precache; server (Nova's API listed
+    a server of the image there); or agent: the host's bus-cache-agent sees it. "coming"
+    has the hosts to which the image is on its way, and until when that is believed.
     """
 
     examples = """\
@@ -93,7 +95,8 @@ examples:
         with self.index() as index:
             image = _find(index.listing, parsed_args.image)
             hosts = sorted(index.listing.holders(image.fingerprint))
-        return ("id", "fingerprint", "size", "held_by", "hosts"), (
+            coming = sorted(index.listing.coming(image.fingerprint))
+        return ("id", "fingerprint", "size", "held_by", "hosts", "coming"), (
             image.image_id,
             image.fingerprint,
             Size(image.size),
@@ -102,6 +105,7 @@ examples:
                 ("host", "at", "by"),
                 ((host, Time(evidence.stamp), evidence.source) for host, evidence in hosts),
             ),
+            Rows(("host", "until"), ((host, Time(until)) for host, until in coming)),
         )
 
 

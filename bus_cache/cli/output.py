@@ -120,7 +120,7 @@ def _for_programs(value: Any) -> Any:
 class CsvFormatter(ListFormatter, SingleFormatter):
     """Comma-separated values: a line of names, then one for each row; nothing for what is unknown.
 
-    One object becomes one line. A list within it becomes one line for each of its rows, with
+    One object becomes one line. Lists within it become one line for each of their rows, with
     the object's other values repeated: what a spreadsheet can sort and filter.
     """
 
@@ -148,14 +148,17 @@ class CsvFormatter(ListFormatter, SingleFormatter):
         parsed_args: argparse.Namespace,
     ) -> None:
         """Write one object."""
-        plain, inner = {}, Rows((), [()])
+        plain: dict[str, Any] = {}
+        rows: list[Mapping[str, Any]] = []
+        inner: list[str] = []
         for name, value in zip(column_names, data, strict=True):
             if isinstance(value, Rows):
-                inner = value
+                rows += value.machine_readable()
+                inner += value.names
             else:
                 plain[name] = _for_programs(value)
-        rows: list[Mapping[str, Any]] = list(inner.machine_readable()) or [{}]
-        names = [*plain, *(name for name in inner.names if name not in plain)]
+        rows = rows or [{}]
+        names = list(dict.fromkeys([*plain, *inner]))
         self.emit_list(
             names,
             ([{**plain, **row}.get(name) for name in names] for row in rows),

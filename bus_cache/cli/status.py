@@ -21,10 +21,15 @@ class Status(command.Show):
     """Show versions, counts, how fresh the index is, and our queues on the buses.
 
     "images" are known, "images_held" are held by at least one host, "memberships" are
-    pairs of an image and a host that holds it. "queues" has, for each message bus that
-    bus-cache-consumer is configured to read, how many messages wait in its queue and how
-    many consumers read it: 0 consumers mean that no bus-cache-consumer runs. A bus that
-    can't be asked says why in "error", and is no error of this command.
+    pairs of an image and a host that holds it. What a host holds is told by its
+    bus-cache-agent ("hosts_by_agent") or else by Nova's notifications
+    ("hosts_by_notifications"); of the latter, "agents_silent" had an agent. "agent_gaps"
+    are agents of whose words a part was lost: they are asked again.
+
+    "queues" has, for each message bus that bus-cache-consumer is configured to read, how
+    many messages wait in its queue and how many consumers read it: 0 consumers mean that
+    no bus-cache-consumer runs. A bus that can't be asked says why in "error", and is no
+    error of this command.
     """
 
     examples = """\
@@ -50,6 +55,10 @@ examples:
             "images": counts.images,
             "images_held": counts.held,
             "hosts": counts.hosts,
+            "hosts_by_agent": counts.by_agent,
+            "hosts_by_notifications": max(0, counts.hosts - counts.by_agent),
+            "agents_silent": counts.silent,
+            "agent_gaps": counts.gaps,
             "memberships": counts.memberships,
             "newest_evidence": Time(newest),
             "newest_evidence_age": Age(age),
@@ -65,11 +74,12 @@ examples:
         try:
             with warnings.catch_warnings():  # oslo.messaging's imports speak of eventlet
                 warnings.simplefilter("ignore")
-                from consumers import bus, transport  # noqa: PLC0415 (an extra, not always there)
+                from bus_cache.conf import messaging  # noqa: PLC0415 (an extra, not always there)
+                from consumers import bus  # noqa: PLC0415
         except ImportError as error:
             return [(*unknown, f"asking a bus needs pip install 'bus-cache[consumer]' ({error})")]
         try:
-            transport.register(conf)
+            messaging.register(conf)
             return [
                 (*depth[:-1], without_credentials(depth.error)) for depth in bus.queue_depths(conf)
             ]

@@ -9,6 +9,7 @@ from oslo_config import cfg, types
 
 from bus_cache import names
 from bus_cache.conf.text import paragraphs
+from bus_cache.conf.types import FiniteFloat
 
 GROUP = "consumer"
 
@@ -159,6 +160,67 @@ OPTIONS = [
             Whether a live migration tells that the destination holds the server's image. True where
             disks are qcow2 over a cached base image (Nova's default): Nova fetches the base to the
             destination first. Set it to False with images_type raw or flat, where it does not.
+            """
+        ),
+    ),
+    cfg.Opt(
+        "gap_grace",
+        type=FiniteFloat(min=0, max=600),
+        default=5.0,
+        help=paragraphs(
+            """
+            Seconds for which a part of what an agent said may be missing before the agent is asked
+            for everything. Several consumers read one queue, so a message may overtake another.
+            """
+        ),
+    ),
+    cfg.Opt(
+        "agent_timeout",
+        type=FiniteFloat(min=1, max=1800),
+        default=900.0,
+        help=paragraphs(
+            """
+            Seconds without a word after which an agent counts as dead: what its host holds is from
+            then on told by Nova's notifications. Three times [agent] snapshot_interval, so that one
+            lost message does no harm. Where the bus or Redis was away, the time begins anew.
+            """
+        ),
+    ),
+    cfg.Opt(
+        "host_timeout",
+        type=FiniteFloat(min=1, max=6 * 24 * 3600),
+        default=86400.0,
+        help=paragraphs(
+            """
+            Seconds without a word of its agent after which a host leaves the index, where its
+            compute service was deleted. At most 6 days, since deletions are remembered for 7. A
+            host that never had an agent may be quiet for ever.
+            """
+        ),
+    ),
+    cfg.StrOpt(
+        "cloud",
+        default="",
+        help=paragraphs(
+            """
+            Name of a cloud in clouds.yaml (or envvars, for the OS_* variables in the consumer's
+            environment), whose Nova API the index is compared with and mended by: on an empty
+            keyspace, after messages were dropped from our queue, and at reconcile_interval. Its
+            user needs the role admin. Empty: the consumer never asks Nova's API. bus-cache sync
+            asks the same cloud.
+            """
+        ),
+    ),
+    cfg.IntOpt(
+        "reconcile_interval",
+        default=3600,
+        min=0,
+        max=30 * 24 * 3600,
+        help=paragraphs(
+            """
+            Seconds between two comparisons with Nova's API; one consumer of a keyspace does it for
+            all. Each lists all servers: some seconds of work of one of Nova's API processes for
+            every thousand. 0: only where the index is known to have lost something.
             """
         ),
     ),

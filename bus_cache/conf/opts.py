@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oslo_config import cfg
 
-from bus_cache.conf import common, consumer, image_cache_weigher
+from bus_cache.conf import agent, common, consumer, image_cache_weigher
 
 WEIGHER_GROUPS = [
     (common.GROUP, common.OPTIONS),
@@ -14,11 +14,15 @@ CONSUMER_GROUPS = [
     (common.GROUP, common.OPTIONS),
     (consumer.GROUP, consumer.OPTIONS),
 ]
+AGENT_GROUPS = [(agent.GROUP, agent.OPTIONS)]
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """Return (group, options) of what stands in bus_cache.conf."""
-    return CONSUMER_GROUPS
+    # what the weigher has no need to import
+    from bus_cache.conf import nova  # noqa: PLC0415
+
+    return [*CONSUMER_GROUPS, *AGENT_GROUPS, (nova.IMAGE_CACHE_GROUP, nova.IMAGE_CACHE)]
 
 
 def list_weigher_opts() -> list[tuple[str, list[cfg.Opt]]]:

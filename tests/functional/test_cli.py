@@ -26,7 +26,20 @@ import consumers.bus
 from bus_cache import connect, names
 from bus_cache.cli import app, flush
 from bus_cache.cli.main import main
-from bus_cache.index.changes import Held, HostDeleted, ImageDeleted, ImageSize, Source
+from bus_cache.index.changes import (
+    AgentSnapshot,
+    AgentStatement,
+    Change,
+    Fetching,
+    Held,
+    HostDeleted,
+    ImageDeleted,
+    ImageSize,
+    InUse,
+    Said,
+    ServiceState,
+    Source,
+)
 from bus_cache.index.writer import Writer
 from tests import servers
 
@@ -37,13 +50,23 @@ DEBIAN = "c0ffee00-1111-4222-8333-444455556666"
 UNHELD = "0b5e55ed-aaaa-4bbb-8ccc-ddddeeeeffff"
 NEWEST = 1_700_000_000_123  # 2023-11-14T22:13:20.123Z
 
-INDEX = [
+INDEX: list[Change] = [
     ImageSize(DEBIAN, 5 * 2**30, NEWEST),
     ImageSize(UNHELD, 1000, NEWEST),
     Held("cmp-1", DEBIAN, NEWEST, Source.CREATE),
     Held("cmp-2", DEBIAN, NEWEST - 60_000, Source.LIVE_MIGRATION),
     Held("cmp-2", CIRROS, NEWEST - 123, Source.PRECACHE),
 ]
+
+AGENTS: list[Change] = [
+    *INDEX,
+    AgentSnapshot("cmp-3", (1, 1), NEWEST, (names.fingerprint(DEBIAN),)),
+    AgentSnapshot("cmp-4", (1, 1), NEWEST, (names.fingerprint(DEBIAN),), leaving=True),
+    AgentStatement("cmp-3", (1, 3), NEWEST + 1000, names.fingerprint("seen only"), Said.STORED),
+    InUse("cmp-3", "a3e5a1e8-0d1d-4a4d-8d5f-0d3f4c1f0a01", DEBIAN, NEWEST),
+    ServiceState("cmp-3", NEWEST, False),
+]
+"""With an agent of which a message is lost, and one that said goodbye."""
 
 
 class Answer(NamedTuple):
@@ -188,6 +211,7 @@ def test_image_show(cli: Cli, name: str) -> None:
             {"host": "cmp-1", "at": "2023-11-14T22:13:20.123Z", "by": "create"},
             {"host": "cmp-2", "at": "2023-11-14T22:12:20.123Z", "by": "live_migration"},
         ],
+        "coming": [],
     }
 
 
@@ -210,6 +234,36 @@ def test_image_show_in_the_other_formats(cli: Cli) -> None:
         yaml.safe_load(cli("image", "show", DEBIAN, "-f", "yaml").out)
         == cli("image", "show", DEBIAN, "-f", "json").json
     )
+
+
+def test_image_show_of_what_agents_hold_and_what_is_coming(cli: Cli) -> None:
+    now = int(time.time() * 1000)
+    cli.fill([*AGENTS, Fetching("cmp-9", DEBIAN, now), Fetching("cmp-8", "unheard of", now)])
+    found = cli("image", "show", DEBIAN, "-f", "json").json
+    assert found["held_by"] == 4
+    assert found["hosts"][2:] == [
+        {"host": "cmp-3", "at": "2023-11-14T22:13:21.123Z", "by": "agent"},
+        {"host": "cmp-4", "at": "2023-11-14T22:13:20.123Z", "by": "agent"},
+    ]
+    (coming,) = found["coming"]
+    assert coming["host"] == "cmp-9"
+    assert re.search(r"coming +\| host +until", cli("image", "show", DEBIAN).out)
+    rows = list(csv.DictReader(io.StringIO(cli("image", "show", DEBIAN, "-f", "csv").out)))
+    assert [(row["id"], row["host"], row["by"], row["until"]) for row in rows[3:]] == [
+        (DEBIAN, "cmp-4", "agent", ""),
+        (DEBIAN, "cmp-9", "", coming["until"]),
+    ]
+    found = cli("image", "show", names.fingerprint("unheard of"), "-f", "json").json
+    assert (found["hosts"], found["coming"][0]["host"]) == ([], "cmp-8")
+
+
+def test_an_image_that_only_an_agent_knows(cli: Cli) -> None:
+    cli.fill(AGENTS)
+    fingerprint = names.fingerprint("seen only")
+    assert {"image": fingerprint, "size": None, "hosts": 1} in cli(
+        "image", "list", "-f", "json"
+    ).json
+    assert cli("image", "show", fingerprint, "-f", "json").json["id"] is None
 
 
 def test_image_show_of_an_image_that_nobody_holds(cli: Cli) -> None:
@@ -243,13 +297,63 @@ def test_image_show_of_a_deleted_image(cli: Cli) -> None:
 def test_host_list(cli: Cli) -> None:
     cli.fill()
     assert cli("host", "list", "-f", "json").json == [
-        {"host": "cmp-1", "images": 1, "newest_evidence": "2023-11-14T22:13:20.123Z"},
-        {"host": "cmp-2", "images": 2, "newest_evidence": "2023-11-14T22:13:20.000Z"},
+        {
+            "host": "cmp-1",
+            "images": 1,
+            "newest_evidence": "2023-11-14T22:13:20.123Z",
+            "known_by": "notifications",
+            "agent_heard": None,
+        },
+        {
+            "host": "cmp-2",
+            "images": 2,
+            "newest_evidence": "2023-11-14T22:13:20.000Z",
+            "known_by": "notifications",
+            "agent_heard": None,
+        },
     ]
     assert re.search(r"\| cmp-2 \| +2 \| 2023-11-14T22:13:20Z \|", cli("host", "list").out)
     assert cli("host", "list", "-f", "csv").out.splitlines()[1] == (
-        "cmp-1,1,2023-11-14T22:13:20.123Z"
+        "cmp-1,1,2023-11-14T22:13:20.123Z,notifications,"
     )
+
+
+def test_host_list_tells_by_what_each_is_known(cli: Cli) -> None:
+    cli.fill(AGENTS)
+    rows = cli("host", "list", "-f", "json").json
+    assert [(row["host"], row["images"], row["known_by"]) for row in rows] == [
+        ("cmp-1", 1, "notifications"),
+        ("cmp-2", 2, "notifications"),
+        ("cmp-3", 2, "agent"),
+        ("cmp-4", 1, "notifications"),
+    ]
+    assert [row["agent_heard"] is None for row in rows] == [True, True, False, False]
+    assert re.search(r"\| cmp-4 .*\| notifications +\| 20", cli("host", "list").out)
+
+
+def test_host_show_of_a_host_with_an_agent(cli: Cli) -> None:
+    cli.fill(AGENTS)
+    found = cli("host", "show", "cmp-3", "-f", "json").json
+    assert found.pop("agent_heard") > "2025"
+    assert found == {
+        "host": "cmp-3",
+        "newest_evidence": "2023-11-14T22:13:21.123Z",
+        "known_by": "agent",
+        "agent_gap": True,
+        "nova_compute": "down",
+        "servers": 1,
+        "holds": 2,
+        "images": sorted(
+            (
+                {"image": image, "size": size, "at": "2023-11-14T22:13:21.123Z", "by": "agent"}
+                for image, size in (
+                    (DEBIAN, 5 * 2**30),
+                    (names.fingerprint("seen only"), None),
+                )
+            ),
+            key=lambda row: str(row["image"]),
+        ),
+    }
 
 
 def test_host_show(cli: Cli) -> None:
@@ -257,6 +361,11 @@ def test_host_show(cli: Cli) -> None:
     assert cli("host", "show", "cmp-2", "-f", "json").json == {
         "host": "cmp-2",
         "newest_evidence": "2023-11-14T22:13:20.000Z",
+        "known_by": "notifications",
+        "agent_heard": None,
+        "agent_gap": False,
+        "nova_compute": None,
+        "servers": 0,
         "holds": 2,
         "images": [
             {"image": CIRROS, "size": None, "at": "2023-11-14T22:13:20.000Z", "by": "precache"},
@@ -306,6 +415,10 @@ def test_status(cli: Cli, store: servers.Redis, monkeypatch: pytest.MonkeyPatch)
         "images": 3,
         "images_held": 2,
         "hosts": 2,
+        "hosts_by_agent": 0,
+        "hosts_by_notifications": 2,
+        "agents_silent": 0,
+        "agent_gaps": 0,
         "memberships": 3,
         "newest_evidence": "2023-11-14T22:13:20.123Z",
         "queues": [
@@ -336,10 +449,18 @@ def test_status(cli: Cli, store: servers.Redis, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("no_buses")
+def test_status_counts_agents(cli: Cli) -> None:
+    cli.fill(AGENTS)
+    found = cli("status", "-f", "json").json
+    counted = ("hosts", "hosts_by_agent", "hosts_by_notifications", "agents_silent", "agent_gaps")
+    assert [found[name] for name in counted] == [4, 1, 3, 1, 1]
+
+
+@pytest.mark.usefixtures("no_buses")
 def test_status_of_an_empty_keyspace(cli: Cli) -> None:
     found = cli("status", "-f", "json").json
     assert (found["schema"], found["images"], found["newest_evidence"]) == (None, 0, None)
-    assert re.search(r"\| newest_evidence_age \| - ", cli("status").out)
+    assert re.search(r"\| newest_evidence_age +\| - ", cli("status").out)
 
 
 def test_status_survives_whatever_a_bus_does(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +511,8 @@ def test_status_asks_a_real_bus(cli: Cli, rabbit: servers.RabbitMQ) -> None:
 def test_flush_deletes_one_keyspace_only(cli: Cli) -> None:
     cli.keyspace = "bus.cache"
     cli.options(cli.config.read_text().splitlines()[-1])
-    cli.fill(INDEX + [Held("cmp-1", f"i-{i}", NEWEST, Source.CREATE) for i in range(flush.BATCH)])
+    cli.fill(AGENTS + [Held("cmp-1", f"i-{i}", NEWEST, Source.CREATE) for i in range(flush.BATCH)])
+    cli.fill([Fetching("cmp-9", DEBIAN, int(time.time() * 1000)), HostDeleted("cmp-7", NEWEST)])
     cli.client.set("{bus.cache}:image:" + "0" * 40, "something foreign")
     others = ("busXcache", "bus.cache2", "bus", "bus.cach")
     for keyspace in others:
@@ -630,6 +752,61 @@ def test_broken_values_do_not_stop_a_listing(cli: Cli) -> None:
     assert "\x1b" not in answer.out + answer.err
     for arguments in (("status",), ("host", "show", "cmp-1"), ("host", "show", "cmp-2")):
         assert cli(*arguments).code == 0
+
+
+@pytest.mark.usefixtures("no_buses")
+def test_broken_values_about_agents_do_not_stop_a_listing(cli: Cli) -> None:
+    cli.fill(AGENTS)
+    keys = names.Keys(cli.keyspace)
+    seen_only, debian = names.fingerprint("seen only"), names.fingerprint(DEBIAN)
+    cli.client.hset(keys.agent("cmp-3"), bytes.fromhex(seen_only), b"\xc1 no msgpack")
+    cli.client.hset(keys.agent("cmp-3"), b"short", b"")
+    cli.client.hset(keys.services, "cmp-3", msgpack.packb([NEWEST, "perhaps"]))
+    cli.client.zadd(keys.prefix + "heard", {"cmp-3": float("inf")})
+    cli.client.hset(keys.agents, "cmp-4", b"")
+    answer = cli("host", "show", "cmp-3", "-f", "json")
+    assert [row["image"] for row in json.loads(answer.out)["images"]] == [DEBIAN]
+    assert json.loads(answer.out) | {"images": [], "newest_evidence": ""} == {
+        "host": "cmp-3",
+        "newest_evidence": "",
+        "known_by": "agent",
+        "agent_heard": None,
+        "agent_gap": True,
+        "nova_compute": None,
+        "servers": 1,
+        "holds": 1,
+        "images": [],
+    }
+    for complaint in (
+        f"what the agent of cmp-3 said of {seen_only} can't be read",
+        "'short' stands where an image's fingerprint should",
+        "whether nova-compute of cmp-3 works can't be read",
+        "when the agent of cmp-3 was last heard is no time",
+    ):
+        assert complaint in answer.err
+    cli.client.hdel(keys.agent("cmp-3"), b"short")
+    cli.client.hset(keys.uses("cmp-3"), b"x" * 16, msgpack.packb([0, b"\xff" * 20, "never"]))
+    answer = cli("host", "show", "cmp-3", "-f", "json")
+    assert json.loads(answer.out)["servers"] == 1
+    assert "what a server uses on cmp-3 can't be read" in answer.err
+    answer = cli("image", "show", seen_only, "-f", "json")
+    assert json.loads(answer.out)["hosts"] == [{"host": "cmp-3", "at": None, "by": None}]
+    answer = cli("host", "list", "-f", "json")
+    assert [row["known_by"] for row in json.loads(answer.out)][2:] == ["agent", "notifications"]
+    assert "what is known of the agent of cmp-4 can't be read" in answer.err
+    for key in (keys.agents, keys.services, keys.agent("cmp-3"), keys.uses("cmp-3")):
+        cli.client.set(key, "foreign")
+    for name in ("heard", "silent", "gaps", f"coming:{debian}"):
+        cli.client.set(keys.prefix + name, "foreign")
+    for arguments in (
+        ("status",),
+        ("image", "show", DEBIAN),
+        ("host", "list"),
+        ("host", "show", "cmp-3"),
+    ):
+        answer = cli(*arguments)
+        assert answer.code == 0
+        assert "is of another type than bus-cache's" in answer.err
 
 
 @pytest.mark.usefixtures("no_buses")

@@ -8,7 +8,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import pytest
 from bus_cache import names
 from consumers import bus
 from tests import keyspace, publisher, servers
+from tests.program import Program, configuration, wait_for
 
 QUEUES = [
     "bus_cache",
@@ -33,65 +33,6 @@ QUEUES = [
 FORMATS = ("both", "versioned", "unversioned")
 
 
-def wait_for(check: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """Return the first true answer of a check; fail where there is none in time."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = check()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"still {found!r} after {seconds} s"
-        time.sleep(0.05)
-
-
-class Program:
-    """``bus-cache-consumer`` with a configuration of its own; ends with the test."""
-
-    def __init__(self, folder: Path, text: str, name: str = "consumer") -> None:
-        self.config = folder / f"{name}.conf"
-        self.config.write_text(text)
-        self.log = folder / f"{name}.log"
-        self.process: servers.Process | None = None
-
-    def start(self) -> Program:
-        command = Path(sys.executable).with_name("bus-cache-consumer")
-        self.process = servers.Process([str(command), "--config-file", str(self.config)], self.log)
-        return self
-
-    def stop(self) -> int:
-        assert self.process is not None
-        process, self.process = self.process, None
-        return process.stop()
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process = None
-
-    def lines(self, text: str) -> list[str]:
-        """Return the lines of the log that contain a text."""
-        if not self.log.exists():
-            return []
-        return [line for line in self.log.read_text().splitlines() if text in line]
-
-    def said(self, text: str, times: int = 1, seconds: float = 30.0) -> list[str]:
-        """Wait until the log contains a text (so many times)."""
-        return wait_for(lambda: lines if len(lines := self.lines(text)) >= times else None, seconds)
-
-    def reading(self, times: int = 1) -> Program:
-        """Wait until it reads its queue."""
-        self.said(": reading ", times)
-        return self
-
-
-def text(rabbit_url: str, redis_url: str, more: str = "") -> str:
-    return (
-        f"[DEFAULT]\ntransport_url = {rabbit_url}\n"
-        f"[bus_cache]\nredis_url = {redis_url}\n"
-        f"[consumer]\n{more}\n"
-    )
-
-
 @pytest.fixture
 def program(
     rabbit: servers.RabbitMQ, redis_server: servers.Redis, tmp_path: Path
@@ -100,7 +41,9 @@ def program(
     started: list[Program] = []
 
     def make(more: str = "", name: str = "consumer", **urls: str) -> Program:
-        settings = text(urls.get("rabbit", rabbit.url), urls.get("redis", redis_server.url), more)
+        settings = configuration(
+            urls.get("rabbit", rabbit.url), urls.get("redis", redis_server.url), more
+        )
         started.append(Program(tmp_path, settings, name))
         return started[-1]
 
@@ -167,7 +110,7 @@ def test_recorded_notifications_of_each_format_give_the_truth(
     assert consumer.stop() == 0
     found = keyspace.everything(redis_server.client())
     assert found["sets"] == truth(form, recording)
-    assert found["schema"] == b"1"
+    assert found["schema"] == b"2"
     assert {names.fingerprint(image) for image in found["images"]} >= set(found["sets"])
     # Glance's deletion is on the bus in each case, the service's only in the versioned format
     gone = {key.partition(":")[0] for key in found["gone"]}

@@ -29,7 +29,8 @@ from consumers import service, transport
 from consumers.bus import Bus, BusError, Topology
 from consumers.consumer import Consumer, Rules
 from tests import keyspace, publisher, servers
-from tests.functional.test_consumer import truth, wait_for
+from tests.functional.test_consumer import truth
+from tests.program import wait_for
 
 BINDING = ("source_name", "destination_name")
 TOPOLOGY = Topology(("notifications", "versioned_notifications"), ("nova", "glance"), "bus_cache")

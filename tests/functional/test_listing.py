@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 
 from bus_cache import connect, names
-from bus_cache.index.changes import Held, HostDeleted, ImageDeleted, ImageSize, Source
-from bus_cache.index.listing import PAGE, Evidence, HostRow, ImageRow, Listing
+from bus_cache.index.changes import (
+    AgentSnapshot,
+    AgentStatement,
+    Fetching,
+    Held,
+    HostDeleted,
+    ImageDeleted,
+    ImageSize,
+    InUse,
+    NotInUse,
+    Said,
+    ServiceState,
+    Source,
+)
+from bus_cache.index.listing import PAGE, Evidence, HostRow, HostState, ImageRow, Listing
 from bus_cache.index.writer import Writer
 from tests import servers
 
@@ -97,12 +111,15 @@ def test_counts(client: connect.Client, many: str) -> None:
     counts = rows.counts()
     Writer(client, many).apply([ImageDeleted("unheld", NOW)])
     assert counts == (
-        1,
+        names.SCHEMA,
         3 * PAGE + 13,
         3 * PAGE + 12,
         2 * PAGE + 7,
         5 * PAGE + 18,
         NOW + 2 * PAGE + 6,
+        0,
+        0,
+        0,
     )
     assert complaints == []
 
@@ -116,7 +133,9 @@ def test_nothing_is_there(client: connect.Client) -> None:
     assert list(rows.held("nobody")) == []
     assert not rows.is_deleted("0" * 40)
     assert rows.deletion("nobody") is None
-    assert rows.counts() == (None, 0, 0, 0, 0, None)
+    assert list(rows.coming("0" * 40)) == []
+    assert rows.state("nobody") == HostState(False, None, 0)
+    assert rows.counts() == (None, 0, 0, 0, 0, None, 0, 0, 0)
     assert complaints == []
 
 
@@ -133,6 +152,121 @@ def test_deletions_are_told(client: connect.Client) -> None:
     assert rows.is_deleted(names.fingerprint("image-1"))
     assert rows.host("cmp1") is None
     assert rows.deletion("cmp1") == NOW + 2
+
+
+def test_what_agents_say_decides(client: connect.Client) -> None:
+    """Not what Nova said; and of images that only agents know there is no id."""
+    stored, removed, later = (names.fingerprint(each) for each in ("stored", "removed", "later"))
+    writer = Writer(client, "agents", bus="b1")
+    before = int(time.time() * 1000)
+    writer.apply(
+        [
+            Held("cmp1", "evicted", NOW - 5, Source.CREATE),
+            Held("cmp2", "stored", NOW - 7, Source.CREATE),
+            AgentSnapshot("cmp1", (1, 1), NOW, (stored, removed)),
+        ]
+    )
+    writer.apply([AgentStatement("cmp1", (1, 2), NOW + 1, removed, Said.CLEANUP)])
+    writer.apply([AgentStatement("cmp1", (1, 3), NOW + 2, later, Said.STORED)])
+    writer.apply([Held("cmp1", "claimed", NOW + 9, Source.CREATE)])
+    rows, complaints = listing(client, "agents")
+    known = {row.host: row for row in rows.hosts()}
+    heard = known["cmp1"].agent_heard
+    assert heard is not None
+    assert heard >= before
+    assert known == {
+        "cmp1": HostRow("cmp1", 2, NOW + 9, True, heard),
+        "cmp2": HostRow("cmp2", 1, NOW - 7),
+    }
+    assert rows.host("cmp1") == known["cmp1"]
+    assert dict(rows.held("cmp1")) == {
+        ImageRow(stored, "stored", None, 2): Evidence(NOW + 2, "agent"),
+        ImageRow(later, None, None, 1): Evidence(NOW + 2, "agent"),
+    }
+    assert dict(rows.holders(stored)) == {
+        "cmp1": Evidence(NOW + 2, "agent"),
+        "cmp2": Evidence(NOW - 7, "create"),
+    }
+    assert list(rows.holders(removed)) == []
+    assert rows.state("cmp1") == HostState(False, None, 0)
+    assert rows.counts()[-3:] == (1, 0, 0)
+    assert complaints == []
+
+
+def test_of_a_silent_agent_what_it_held_is_evidence(client: connect.Client) -> None:
+    fingerprint = names.fingerprint("image-1")
+    writer = Writer(client, "silent", bus="b1")
+    writer.apply([AgentSnapshot("cmp1", (1, 1), NOW, (fingerprint,))])
+    writer.apply([AgentSnapshot("cmp1", (1, 2), NOW + 1, (fingerprint,), leaving=True)])
+    writer.apply([AgentSnapshot("cmp2", (1, 1), NOW, (fingerprint,))])
+    time.sleep(0.002)
+    assert writer.fall_back("cmp2", 0)
+    rows, complaints = listing(client, "silent")
+    assert {row.host: (row.images, row.by_agent) for row in rows.hosts()} == {
+        "cmp1": (1, False),
+        "cmp2": (1, False),
+    }
+    assert all(row.agent_heard is not None for row in rows.hosts())
+    assert dict(rows.holders(fingerprint)) == {
+        "cmp1": Evidence(NOW + 1, "agent"),
+        "cmp2": Evidence(NOW, "agent"),
+    }
+    assert [evidence for _, evidence in rows.held("cmp2")] == [Evidence(NOW, "agent")]
+    assert rows.counts()[-3:] == (0, 2, 0)
+    assert complaints == []
+
+
+def test_the_state_of_a_host(client: connect.Client) -> None:
+    servers = [f"a3e5a1e8-0d1d-4a4d-8d5f-0d3f4c1f0a0{i}" for i in range(3)]
+    writer = Writer(client, "state", bus="b1")
+    writer.apply([InUse("cmp1", server, "image-1", NOW) for server in servers])
+    writer.apply([InUse("cmp1", servers[0], "image-2", NOW + 1)])
+    writer.apply([NotInUse("cmp1", servers[1], NOW + 1), NotInUse("cmp1", "f" * 32, NOW)])
+    writer.apply([NotInUse("cmp1", servers[2], NOW), InUse("cmp1", servers[2], "image-1", NOW + 2)])
+    writer.apply([ServiceState("cmp1", NOW, True), ServiceState("cmp2", NOW, False)])
+    writer.apply([AgentSnapshot("cmp2", (1, 1), NOW, ())])
+    writer.apply([AgentStatement("cmp2", (1, 3), NOW, names.fingerprint("i"), Said.STORED)])
+    rows, complaints = listing(client, "state")
+    assert rows.state("cmp1") == HostState(False, True, 2)
+    assert rows.state("cmp2") == HostState(True, False, 0)
+    assert rows.counts()[-3:] == (1, 0, 1)
+    assert complaints == []
+
+
+def test_where_an_image_is_on_its_way(client: connect.Client) -> None:
+    """Also an image of which nothing else is known; nobody waits for what is long overdue."""
+    now = int(time.time() * 1000)
+    fingerprint = names.fingerprint("image-1")
+    writer = Writer(client, "coming", bus="b1")
+    writer.apply([Fetching("cmp1", "image-1", now), Fetching("cmp2", "image-1", now - 3_599_000)])
+    rows, complaints = listing(client, "coming")
+    assert rows.image(fingerprint) == ImageRow(fingerprint, None, None, 0)
+    found = dict(rows.coming(fingerprint))
+    assert found["cmp1"] == now + 3_600_000
+    client.zadd(names.Keys("coming").coming(fingerprint), {"cmp2": now - 1})
+    assert list(rows.coming(fingerprint)) == [("cmp1", now + 3_600_000)]
+    writer.apply([Held("cmp1", "image-1", now, Source.CREATE)])
+    assert list(rows.coming(fingerprint)) == []
+    assert complaints == []
+
+
+def test_round_trips_are_per_page(client: connect.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    fingerprint = names.fingerprint("image-1")
+    rows, _ = listing(client, "round-trips")
+    Writer(client, "round-trips").apply(
+        AgentSnapshot(f"host-{i}", (1, 1), NOW, (fingerprint,)) for i in range(PAGE + 1)
+    )
+    asked = []
+    ask = Listing._ask
+
+    def counting(self: Listing, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        asked.append(1)
+        return ask(self, commands)
+
+    monkeypatch.setattr(Listing, "_ask", counting)
+    assert {(row.images, row.by_agent) for row in rows.hosts()} == {(1, True)}
+    assert len(list(rows.holders(fingerprint))) == PAGE + 1
+    assert len(asked) == 2 * 2 + 2 * 2  # for each of two pages
 
 
 def test_the_server_is_named(client: connect.Client) -> None:

@@ -64,6 +64,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "queue_expires": 3 * 24 * 3600,
         "ignore_hosts": [],
         "live_migration_evidence": True,
+        "gap_grace": 5.0,
+        "agent_timeout": 900.0,
+        "host_timeout": 86400.0,
+        "cloud": "",
+        "reconcile_interval": 3600,
     },
     "image_cache_weigher": {
         "multiplier": 7.0,

@@ -15,7 +15,7 @@ from oslo_config import cfg
 from oslo_messaging import TransportHost, TransportURL
 
 from bus_cache import conf as configuration
-from bus_cache.conf import ConfigurationError, opts
+from bus_cache.conf import ConfigurationError, messaging, opts
 from consumers import transport
 from consumers.transport import Transport
 
@@ -30,7 +30,7 @@ def load(tmp_path: Path) -> Load:
         path = tmp_path / "bus_cache.conf"
         path.write_text(text, encoding="utf-8")
         return configuration.load(
-            "tester", ["--config-file", str(path)], opts.CONSUMER_GROUPS, transport.register
+            "tester", ["--config-file", str(path)], opts.CONSUMER_GROUPS, messaging.register
         )
 
     return load
@@ -109,7 +109,7 @@ def test_whatever_oslo_messaging_writes_arrives(
 ) -> None:
     """Any user, password and virtual host."""
     conf = cfg.ConfigOpts()
-    transport.register(conf)
+    messaging.register(conf)
     configuration.register(conf, opts.CONSUMER_GROUPS)
     conf([], default_config_files=[])
     hosts = [TransportHost("h1", 1, username, password), TransportHost("h2", 2, "u", "p")]

@@ -1,0 +1,452 @@
+"""Reconciliation on a real Redis and a real Valkey, with what Nova would say given as plain values.
+
+That Nova says so is seen in tests/lab/test_lab_sync.py.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import logging
+import os
+import struct
+import subprocess
+import sysconfig
+import termios
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bus_cache import names
+from bus_cache.cli.sync import _Bar
+from bus_cache.index.changes import (
+    AgentSnapshot,
+    Held,
+    HostDeleted,
+    ImageDeleted,
+    InUse,
+    NotInUse,
+    Source,
+)
+from bus_cache.index.writer import Writer
+from consumers import reconcile
+from consumers.nova_api import ApiError, Server, Services
+from consumers.reconcile import Drift, Reconciler, Refused, Report, run
+from tests import keyspace, servers
+
+BEFORE = int(time.time() * 1000) - 3_600_000
+IMAGES = [f"image-{n}" for n in range(3)]
+RUNNING = [
+    Server(str(uuid.uuid5(uuid.NAMESPACE_OID, str(n))), f"cmp{n % 4}", image, None, "active", True)
+    for n, image in enumerate(IMAGES * 4)
+]
+PATIENCE = 30.0
+
+
+class Cloud:
+    """A cloud: what Nova's API would say of it, in pages of five."""
+
+    def __init__(self) -> None:
+        self.running = list(RUNNING)
+        self.up = {f"cmp{n}": True for n in range(4)}
+        self.unknown: set[str] = set()
+        self.listings = 0
+        self.failure = ""
+        self.while_listing: Callable[[], object] = lambda: None
+
+    def services(self) -> Services:
+        if self.failure:
+            raise ApiError(self.failure)
+        return Services(dict(self.up), frozenset(self.unknown))
+
+    def servers(self) -> Iterator[list[Server]]:
+        self.listings += 1
+        for first in range(0, len(self.running), 5):
+            yield self.running[first : first + 5]
+            self.while_listing()
+
+
+@pytest.fixture
+def writer(store: servers.Redis) -> Iterator[Writer]:
+    with store.client() as client:
+        client.flushall()
+        yield Writer(client, "bus_cache")
+
+
+@pytest.fixture
+def index(store: servers.Redis) -> Callable[[], dict[str, object]]:
+    def read() -> dict[str, object]:
+        with store.client() as client:
+            return keyspace.everything(client)
+
+    return read
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def compared(writer: Writer, cloud: Cloud, *, repair: bool = False) -> tuple[Report, list[Drift]]:
+    found: list[Drift] = []
+    return run(cloud, writer, repair=repair, tell=found.append), found
+
+
+def expected_sets() -> dict[str, set[str]]:
+    sets: dict[str, set[str]] = {}
+    for each in RUNNING:
+        sets.setdefault(names.fingerprint(each.image), set()).add(each.host)
+    return sets
+
+
+Read = Callable[[], dict[str, object]]
+
+
+def test_an_empty_index_is_filled(writer: Writer, index: Read) -> None:
+    report, told = compared(writer, Cloud())
+    assert (report.filled, report.servers, report.hosts, report.left) == (True, 12, 4, 0)
+    assert told == []
+    found = index()
+    assert found["sets"] == expected_sets()
+    assert found["uses"] == {
+        f"cmp{n}": {s.id: names.fingerprint(s.image) for s in RUNNING if s.host == f"cmp{n}"}
+        for n in range(4)
+    }
+    assert {source for _, source in writer.usage("cmp1").evidence.values()} == {Source.SERVER}
+    assert writer.usage("cmp1").service is not None
+    report, told = compared(writer, Cloud())
+    assert (report.filled, report.drift, told) == (False, {}, [])
+
+
+def drifted(writer: Writer) -> Cloud:
+    """Fill the index, then let it and Nova go apart in every way."""
+    cloud = Cloud()
+    compared(writer, cloud)
+    writer.apply(
+        [
+            Held("cmp9", "image-0", BEFORE, Source.CREATE),
+            InUse("cmp0", str(uuid.uuid4()), "image-0", BEFORE),
+        ]
+    )
+    new = Server(str(uuid.uuid4()), "cmp4", "image-7", None, "active", True)
+    cloud.running.append(new)
+    cloud.up["cmp4"] = True
+    return cloud
+
+
+KINDS = {"image_missing": 1, "server_missing": 1, "server_gone": 1, "host_gone": 1}
+
+
+def test_drift_is_told_and_left(writer: Writer, index: Read) -> None:
+    cloud = drifted(writer)
+    before = index()
+    report, told = compared(writer, cloud)
+    assert report.drift == KINDS
+    assert (report.mended, report.left) == (0, 4)
+    assert {each.kind: each.host for each in told} == {
+        "image_missing": "cmp4",
+        "server_missing": "cmp4",
+        "server_gone": "cmp0",
+        "host_gone": "cmp9",
+    }
+    assert index() == before
+
+
+def test_drift_is_mended(writer: Writer, index: Read) -> None:
+    cloud = drifted(writer)
+    report, told = compared(writer, cloud, repair=True)
+    assert (report.drift, report.mended, report.left, len(told)) == (KINDS, 4, 0, 4)
+    assert index()["sets"] == expected_sets() | {names.fingerprint("image-7"): {"cmp4"}}
+    report, told = compared(writer, cloud, repair=True)
+    assert (report.drift, told) == ({}, [])
+
+
+def test_what_a_notification_says_meanwhile_wins(writer: Writer, index: Read) -> None:
+    cloud = Cloud()
+    gone, deleted = RUNNING[0], RUNNING[1]
+
+    def happen() -> None:
+        now = int(time.time() * 1000)
+        writer.apply([NotInUse(gone.host, gone.id, now), ImageDeleted(deleted.image, now)])
+
+    cloud.while_listing = happen
+    compared(writer, cloud, repair=True)
+    found = index()
+    assert gone.id not in found["uses"][gone.host]  # type: ignore[index]
+    assert names.fingerprint(deleted.image) not in found["sets"]  # type: ignore[operator]
+
+
+def test_a_host_deleted_meanwhile_stays_away(writer: Writer, index: Read) -> None:
+    cloud = Cloud()
+    cloud.while_listing = lambda: writer.apply([HostDeleted("cmp1", int(time.time() * 1000))])
+    compared(writer, cloud, repair=True)
+    assert all("cmp1" not in hosts for hosts in index()["sets"].values())  # type: ignore[attr-defined]
+
+
+def test_an_image_that_glance_deleted_is_not_missed(writer: Writer) -> None:
+    compared(writer, Cloud())
+    writer.apply([ImageDeleted("image-0", int(time.time() * 1000))])
+    report, told = compared(writer, Cloud(), repair=True)
+    assert (report.drift, told) == ({}, [])
+
+
+def test_an_agents_host_keeps_what_its_agent_says(writer: Writer, index: Read) -> None:
+    held = names.fingerprint("image-8")
+    writer.apply([AgentSnapshot("cmp1", (1, 0), BEFORE, (held,))])
+    report, _ = compared(writer, Cloud(), repair=True)
+    assert report.drift["image_missing"] == len(IMAGES) * 3
+    assert index()["agents"] == {"cmp1": {held}}
+    assert {i for i, hosts in index()["sets"].items() if "cmp1" in hosts} == {held}  # type: ignore[attr-defined]
+
+
+def test_an_agents_host_without_service_is_told_and_stays(writer: Writer, index: Read) -> None:
+    compared(writer, Cloud())
+    held = names.fingerprint("image-8")
+    writer.apply([AgentSnapshot("cmp9", (1, 0), BEFORE, (held,))])
+    report, told = compared(writer, Cloud(), repair=True)
+    assert [(each.kind, each.host, each.change) for each in told] == [("host_gone", "cmp9", None)]
+    assert report.left == 1
+    assert index()["agents"] == {"cmp9": {held}}
+
+
+def test_nothing_is_taken_out_while_a_cell_is_away(writer: Writer, index: Read) -> None:
+    cloud = drifted(writer)
+    cloud.unknown = {"cmp9"}
+    cloud.running = cloud.running[:3]
+    report, _ = compared(writer, cloud, repair=True)
+    assert (report.drift, report.unknown) == ({}, 1)
+    assert "cmp9" in index()["heard"]  # type: ignore[operator]
+    assert "nothing was taken out" in str(report)
+
+
+def test_another_clouds_index_is_refused(writer: Writer, index: Read) -> None:
+    writer.apply([Held("elsewhere-1", "image-0", BEFORE, Source.CREATE)])
+    before = index()
+    with pytest.raises(Refused, match=r"elsewhere-1.*right cloud and region"):
+        compared(writer, Cloud(), repair=True)
+    assert index() == before
+
+
+def test_a_cloud_without_computes_is_refused(writer: Writer) -> None:
+    cloud = Cloud()
+    cloud.up = {}
+    with pytest.raises(ApiError, match="right cloud and region"):
+        compared(writer, cloud, repair=True)
+
+
+def test_a_compute_that_is_down_is_noted_and_one_that_is_back(writer: Writer) -> None:
+    cloud = Cloud()
+    compared(writer, cloud)
+    up = writer.usage("cmp1").service
+    cloud.up["cmp1"] = False
+    report, _ = compared(writer, cloud, repair=True)
+    assert (report.drift, report.mended) == ({}, 0)
+    down = writer.usage("cmp1").service
+    assert up is not None
+    assert down is not None
+    assert (up[1], down[1]) == (True, False)
+    assert writer.usage("cmp2").service[0] <= down[0]  # type: ignore[index]
+
+
+# -- in the consumer ---------------------------------------------------------------------------
+
+
+class Programs:
+    """Reconcilers of several consumers on one keyspace."""
+
+    def __init__(self, store: servers.Redis, cloud: Cloud) -> None:
+        self._store = store
+        self._cloud = cloud
+        self._running: list[tuple[Reconciler, threading.Thread]] = []
+
+    def start(self, interval: float = 3600) -> Reconciler:
+        program = Reconciler(
+            lambda: self._cloud,
+            Writer(self._store.client(), "bus_cache"),
+            interval=interval,
+            ignore_hosts=lambda: ["cmp3"],
+        )
+        thread = threading.Thread(target=program.run)
+        thread.start()
+        self._running.append((program, thread))
+        return program
+
+    def stop(self) -> None:
+        for program, _ in self._running:
+            program.stop()
+        for _, thread in self._running:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def cloud() -> Cloud:
+    return Cloud()
+
+
+@pytest.fixture
+def programs(
+    store: servers.Redis, writer: Writer, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Programs]:
+    monkeypatch.setattr(reconcile, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(reconcile, "LOOK", 0.1)
+    started = Programs(store, cloud)
+    yield started
+    started.stop()
+
+
+def test_one_of_several_consumers_reconciles(programs: Programs, cloud: Cloud, index: Read) -> None:
+    started = [programs.start() for _ in range(3)]
+    for each in started:
+        each.request("the keyspace was new", once=True)
+    wait_for(lambda: sum(each.counts["done"] for each in started) > 0)
+    time.sleep(0.5)  # none of the others takes its turn
+    programs.stop()
+    assert cloud.listings == 1
+    assert not any("cmp3" in hosts for hosts in index()["sets"].values())  # type: ignore[attr-defined]
+
+
+def test_a_request_is_kept_until_its_turn(programs: Programs, cloud: Cloud, writer: Writer) -> None:
+    assert writer.claim(reconcile.BEGUN, 1)
+    program = programs.start(interval=0)
+    program.request("the broker dropped messages")
+    wait_for(lambda: program.counts["done"] == 1)
+    assert cloud.listings == 1
+
+
+def test_without_an_interval_it_waits_for_a_request(programs: Programs, cloud: Cloud) -> None:
+    program = programs.start(interval=0)
+    program.request("the broker dropped messages")
+    wait_for(lambda: program.counts["done"] == 1)
+    programs.stop()
+    assert cloud.listings == 1
+
+
+def test_a_failure_is_logged_once_and_tried_again(
+    programs: Programs, cloud: Cloud, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    cloud.failure = "Nova is away"
+    program = programs.start()
+    wait_for(lambda: program.counts["failed"] > 2)
+    cloud.failure = ""
+    wait_for(lambda: program.counts["done"] == 1)
+    said = [record.getMessage() for record in caplog.records if "reconciled" in record.message]
+    assert len(said) == 2
+    assert "Nova is away" in said[0]
+    assert "12 servers on 3 hosts" in said[1]
+
+
+def test_an_error_that_nobody_foresaw_is_survived(programs: Programs, cloud: Cloud) -> None:
+    def fail() -> None:
+        cloud.while_listing = lambda: None
+        raise RuntimeError("a surprise")
+
+    cloud.while_listing = fail
+    program = programs.start()
+    wait_for(lambda: program.counts["done"] == 1)
+    assert program.counts["failed"] == 1
+
+
+def test_redis_away_is_survived(programs: Programs, cloud: Cloud, store: servers.Redis) -> None:
+    store.stop()
+    program = programs.start()
+    program.request("the broker dropped messages")
+    time.sleep(0.2)
+    store.start()
+    wait_for(lambda: program.counts["done"] == 1)
+
+
+def test_it_stops_in_the_middle_of_a_listing(programs: Programs, cloud: Cloud) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        go_on.wait(PATIENCE)
+
+    cloud.while_listing = hold
+    program = programs.start()
+    assert began.wait(PATIENCE)
+    program.stop()
+    go_on.set()
+    programs.stop()
+    assert (program.counts["done"], program.counts["failed"]) == (0, 0)
+
+
+# -- the command line --------------------------------------------------------------------------
+
+
+def command(
+    tmp_path: Path, store: servers.Redis, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    config = tmp_path / "bus_cache.conf"
+    config.write_text(f"[bus_cache]\nredis_url = {store.url}\n")
+    program = os.path.join(sysconfig.get_path("scripts"), "bus-cache")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
+    return subprocess.run(
+        [program, "sync", "--config-file", str(config), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**clean, "HOME": str(tmp_path), **environment},
+    )
+
+
+def test_without_credentials_it_says_what_it_needs(tmp_path: Path, store: servers.Redis) -> None:
+    done = command(tmp_path, store)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "clouds.yaml, OS_*" in done.stderr
+
+
+def test_an_unknown_cloud_is_named(tmp_path: Path, store: servers.Redis) -> None:
+    done = command(tmp_path, store, "--os-cloud", "nowhere")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "nowhere" in done.stderr
+
+
+def test_a_cloud_that_is_away_is_one_sentence(tmp_path: Path, store: servers.Redis) -> None:
+    done = command(
+        tmp_path,
+        store,
+        OS_AUTH_URL="http://127.0.0.1:1/v3",
+        OS_USERNAME="admin",
+        OS_PASSWORD="geheim-17",
+        OS_PROJECT_NAME="admin",
+        OS_USER_DOMAIN_ID="default",
+        OS_PROJECT_DOMAIN_ID="default",
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "127.0.0.1:1" in done.stderr
+    assert "geheim-17" not in done.stderr
+
+
+def test_a_terminal_shows_progress_and_a_file_does_not() -> None:
+    main_end, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with open(terminal, "w") as stream:
+        bar = _Bar(stream, quiet=False)
+        bar("servers", 500, None)
+        bar("hosts", 1, 4)
+        bar.close()
+        silent = _Bar(stream, quiet=True)
+        silent("nothing", 1, 2)
+        silent.close()
+    shown = os.read(main_end, 65536).decode()
+    os.close(main_end)
+    assert "servers: 500" in shown
+    assert "1/4" in shown
+    assert "nothing" not in shown
+    file = io.StringIO()
+    to_file = _Bar(file, quiet=False)
+    to_file("servers", 500, None)
+    to_file.close()
+    assert file.getvalue() == ""
