@@ -11,9 +11,11 @@ PIP    = $(BIN)/pip install --quiet --disable-pip-version-check $(PINNED)
 
 # pytest's number of processes: one per core
 JOBS   ?= auto
+# how long lab-churn goes on
+MINUTES ?= 15
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lab-test latency clean
+.PHONY: help demo test check format lab-test lab-churn latency agent-bench clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -21,7 +23,7 @@ help:  ## list what can be made
 demo: $(VENV)/.demo  ## the main job on embedded parts: recorded notifications in, ranked hosts out
 	@$(BIN)/python -m tools.demo
 
-test: $(VENV)/.test servers  ## all tests but the lab's: unit, and functional on real servers
+test: $(VENV)/.test servers servers-vcenter  ## all tests but the lab's: unit, and functional on real servers
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
 
 check: $(VENV)/.check  ## style, types, import rules, generated files
@@ -40,20 +42,33 @@ format: $(VENV)/.check  ## format the code, write generated files anew
 lab-test: $(VENV)/.lab servers-lab  ## a real Nova control plane on this machine, driven through its operations
 	$(BIN)/python -m pytest tests/lab $(ARGS)
 
+lab-churn: $(VENV)/.lab-churn servers-lab servers-libvirt  ## a real libvirt host's image cache against the index, for MINUTES=15 (root only)
+	$(BIN)/python -m tests.lab.churn --minutes $(MINUTES) $(ARGS)
+
 latency: $(VENV)/.test servers  ## how long from a notification's publication to the changed set
 	$(BIN)/python -m tools.latency $(ARGS)
+
+agent-bench: $(VENV)/.test servers  ## the agent's memory, processor time, and time from an event on disk to its message
+	$(BIN)/python -m tools.agent_bench $(ARGS)
 
 clean:  ## remove what was made here, the virtual environment too
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # -- set-up --------------------------------------------------------------------------------
 
-.PHONY: servers servers-lab
+.PHONY: servers servers-vcenter servers-lab servers-libvirt
 servers:
 	@tools/servers.sh rabbitmq-server redis-server openssl
 
+servers-vcenter:
+	@tools/servers.sh golang-go golang-github-vmware-govmomi-dev
+
 servers-lab:
 	@tools/servers.sh rabbitmq-server redis-server mariadb-server
+
+# without libvirt-daemon-system: the lab needs neither its services nor its configuration
+servers-libvirt:
+	@tools/servers.sh libvirt-daemon qemu-system-x86 qemu-utils libvirt-dev pkg-config gcc python3-dev
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "bus-cache needs Python 3.10 or later")'
@@ -72,3 +87,6 @@ $(VENV)/.check: $(VENV)/.created pyproject.toml constraints.txt
 	@$(call install,check)
 $(VENV)/.lab: $(VENV)/.created pyproject.toml constraints.txt
 	@$(call install,lab)
+# libvirt-python is compiled, against libvirt's headers
+$(VENV)/.lab-churn: $(VENV)/.created pyproject.toml constraints.txt | servers-libvirt
+	@$(call install,lab-churn)

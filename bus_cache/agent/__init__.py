@@ -1,0 +1,1 @@
+"""The agent on a compute host: tells on the bus what the host's image cache really holds."""
