@@ -559,6 +559,7 @@ class MariaDB(Server):
             "--no-defaults",
             *as_user,
             f"--datadir={self._data}",
+            f"--tmpdir={self._data}",  # a server that starts clears what it finds in /tmp
             f"--init-file={grant}",
             f"--bind-address={LOOPBACK}",
             f"--port={self.port}",
@@ -584,6 +585,7 @@ class MariaDB(Server):
                     "--no-defaults",
                     *as_user,
                     f"--datadir={self._data}",
+            f"--tmpdir={self._data}",  # a server that starts clears what it finds in /tmp
                     "--auth-root-authentication-method=normal",
                     "--skip-test-db",
                 ],

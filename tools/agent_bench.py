@@ -1,7 +1,7 @@
-"""What an agent costs its host, and how long it takes from an event on disk to its message.
+"""What an agent costs its host, and how long it takes from an event on disk to the changed set.
 
-A private RabbitMQ, the real program, a folder of files named as Nova names them. One clock: this
-process changes the folder and reads the queue.
+A private RabbitMQ and Redis, the real programs, a folder of files named as Nova names them. One
+clock: this process changes the folder and reads the queue, then, beside a consumer, the set.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ class Reader:
         self._rabbit = rabbit
         self.came: dict[tuple[str, str], float] = {}
         self.snapshots = threading.Semaphore(0)
+        self._stopped = threading.Event()
+        self._closed = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -90,8 +92,16 @@ class Reader:
             except Exception:  # not there yet
                 time.sleep(0.1)
         with contextlib.suppress(Exception):  # until the broker ends
-            while True:
-                connection.drain_events()
+            while not self._stopped.is_set():
+                with contextlib.suppress(TimeoutError):
+                    connection.drain_events(timeout=0.5)
+        connection.close()
+        self._closed.set()
+
+    def stop(self) -> None:
+        """Leave the queue to a consumer."""
+        self._stopped.set()
+        self._closed.wait(10)
 
     def _take(self, message: Any) -> None:
         now = time.monotonic()
@@ -138,6 +148,54 @@ def events(folder: Path, reader: Reader, count: int, rate: float) -> list[float]
     return [(reader.came[key] - at) * 1000 for key, at in happened.items()]
 
 
+def changed_sets(folder: Path, rabbit: servers.RabbitMQ, count: int, rate: float) -> list[float]:
+    """Return the milliseconds from each image's rename, and from its removal, to the changed set.
+
+    An agent runs; a consumer is started beside it.
+    """
+    keys = names.Keys("bus_cache")
+    took: list[float] = []
+    with tempfile.TemporaryDirectory() as temporary, servers.Redis() as redis_server:
+        config = Path(temporary) / "bus_cache.conf"
+        config.write_text(
+            f"[DEFAULT]\ntransport_url = {rabbit.url}\n"
+            f"[bus_cache]\nredis_url = {redis_server.url}\n"
+        )
+        command = str(Path(sys.executable).with_name("bus-cache-consumer"))
+        consumer = servers.Process(
+            [command, "--config-file", str(config)], Path(temporary) / "consumer.log"
+        )
+        try:
+            with redis_server.client() as client:
+                wait_for_members(client, keys.image(image(0)), True, 90)
+                for number in range(count):
+                    time.sleep(1 / rate)
+                    name = names.fingerprint(f"newer-{number // 2}")
+                    comes = number % 2 == 0
+                    if comes:
+                        (folder / f"{name}.part").touch()
+                        time.sleep(0.002)
+                    start = time.monotonic()
+                    if comes:
+                        (folder / f"{name}.part").rename(folder / name)
+                    else:
+                        (folder / name).unlink()
+                    wait_for_members(client, keys.image(name), comes, 30)
+                    took.append((time.monotonic() - start) * 1000)
+        finally:
+            consumer.stop()
+    return took
+
+
+def wait_for_members(client: Any, key: str, there: bool, seconds: float) -> None:
+    """Wait until the host is, or is not, in a set."""
+    deadline = time.monotonic() + seconds
+    while bool(client.sismember(key, "h1")) is not there:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the set {key} did not change within {seconds:.0f} s")
+        time.sleep(0.0002)
+
+
 def show(what: str, took: list[float]) -> None:
     """Print median and worst of a hundred."""
     p99 = statistics.quantiles(took, n=100)[98]
@@ -166,15 +224,18 @@ def main() -> int:
             took, used = scans(folder / "instances", config, count)
             show(f"scan of {count:,} images", took)
             show("  of it processor time", used)
-        reader = Reader(rabbit)
         for count in (200, 10_000):
             fill(base, count)
+            reader = Reader(rabbit)
             reader.snapshots = threading.Semaphore(0)
             with agent(config, folder / "agent.log") as process:
                 reader.snapshots.acquire()
                 if count == 200:
                     took = events(base, reader, options.events, options.rate)
                     show("event on disk -> message on the bus", took)
+                    reader.stop()
+                    took = changed_sets(base, rabbit, options.events, options.rate)
+                    show("event on disk -> changed set", took)
                 before = processor_seconds(process.pid)
                 time.sleep(options.idle)
                 used = (processor_seconds(process.pid) - before) / options.idle

@@ -113,6 +113,16 @@ def test_a_versioned_payload_loses_its_envelope(write: Any) -> None:
     assert decode(write(message(payload=payload))).data == inner
 
 
+NOT_RECORDED = {
+    "service.create",
+    "instance.rebuild.error",
+    "instance.resize.error",
+    "compute.instance.rebuild.error",
+    "compute.instance.resize.error",
+}
+"""What the recordings' cloud never did; of the same make as what it did."""
+
+
 def test_every_recorded_message_is_understood() -> None:
     """Its event type stands in its first bytes; what can teach something is decoded."""
     assert len(bodies()) > 400
@@ -126,7 +136,7 @@ def test_every_recorded_message_is_understood() -> None:
             assert said.publisher_id == content["publisher_id"]
             assert str(EPOCH + said.stamp * MILLISECOND)[:23] == content["timestamp"][:23]
             decoded.add(said.event_type)
-    assert decoded == set(RULES)
+    assert set(RULES) - decoded == NOT_RECORDED
 
 
 @WRITERS
