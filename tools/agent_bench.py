@@ -95,7 +95,8 @@ class Reader:
             while not self._stopped.is_set():
                 with contextlib.suppress(TimeoutError):
                     connection.drain_events(timeout=0.5)
-        connection.close()
+        with contextlib.suppress(Exception):
+            connection.close()
         self._closed.set()
 
     def stop(self) -> None:
@@ -240,6 +241,7 @@ def main() -> int:
                 time.sleep(options.idle)
                 used = (processor_seconds(process.pid) - before) / options.idle
                 held = len(list(base.iterdir()))
+                reader.stop()
                 print(f"idle with {held:>6,} images: {used:.3%} of one core, {memory(process.pid)}")
     return 0
 

@@ -36,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
     for command in (up, recording):
         command.add_argument("--computes", type=int, default=6, help="number of compute hosts")
         command.add_argument(
+            "--real-computes", type=int, default=0, help="how many with real guests"
+        )
+        command.add_argument(
             "--notification-format", default="both", choices=("both", "unversioned", "versioned")
         )
         command.add_argument(
@@ -50,7 +53,7 @@ def plane_of(arguments: argparse.Namespace) -> ControlPlane:
         notify_on_state_change=arguments.notify_on_state_change,
         weigher=getattr(arguments, "weigher", False),
     )
-    return ControlPlane(arguments.directory, arguments.computes, options)
+    return ControlPlane(arguments.directory, arguments.computes, options, arguments.real_computes)
 
 
 def pid_file(arguments: argparse.Namespace) -> Path:

@@ -103,7 +103,7 @@ class Server:
                     f"server {shown['name']} is {shown['status']} "
                     f"({shown['OS-EXT-STS:task_state']}), not {status}: {shown.get('fault')}"
                 )
-            time.sleep(0.1)
+            time.sleep(self.cloud.interval)
 
     def act(self, action: Action, then: str = "ACTIVE") -> Server:
         """Do something with it and wait until that is done, with this status after it."""
@@ -126,9 +126,11 @@ class Server:
 
 
 class Cloud:
-    """The administrator's view of the whole cloud."""
+    """The administrator's view of the whole cloud; it asks for a server every ``interval``
+    seconds until that is as it should be."""
 
-    def __init__(self, auth_url: str) -> None:
+    def __init__(self, auth_url: str, interval: float = 0.1) -> None:
+        self.interval = interval
         session = admin_session(auth_url)
 
         def api(service_type: str, microversion: str | None = None) -> Api:
@@ -244,13 +246,21 @@ class Cloud:
 
     # -- images
 
-    def create_image(self, image_id: str, name: str, content: bytes) -> str:
+    def create_image(
+        self,
+        image_id: str,
+        name: str,
+        content: bytes,
+        disk_format: str = "raw",
+        **properties: str,
+    ) -> str:
         body = {
             "id": image_id,
             "name": name,
-            "disk_format": "raw",
+            "disk_format": disk_format,
             "container_format": "bare",
             "visibility": "public",
+            **properties,
         }
         self.glance.post("/v2/images", json=body)
         self.glance.put(

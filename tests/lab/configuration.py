@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: Section -> option -> value; a None leaves the option out.
+from tests.lab.libvirt import Libvirt
+
+#: Section -> option -> value; a None leaves the option out, a tuple gives it several times.
 Sections = dict[str, dict[str, object]]
 
 REGION = "RegionOne"
@@ -86,7 +88,9 @@ def write(path: Path, sections: Sections) -> Path:
     lines = []
     for section, options in sections.items():
         lines.append(f"[{section}]")
-        lines += [f"{name} = {value}" for name, value in options.items() if value is not None]
+        for name, value in options.items():
+            values = value if isinstance(value, tuple) else (value,)
+            lines += [f"{name} = {each}" for each in values if each is not None]
         lines.append("")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines))
@@ -188,6 +192,36 @@ def nova(addresses: Addresses, host: str, state: Path, options: NovaOptions) -> 
         "vnc": {"enabled": False},
     }
     return merge(own, options.extra)
+
+
+def nova_libvirt(
+    addresses: Addresses, host: str, state: Path, options: NovaOptions, libvirt: Libvirt, file: Path
+) -> Sections:
+    """``nova.conf`` of a compute host with real guests; ``file`` is where it will be written."""
+    as_root: dict[str, object] = {
+        "helper_command": f"{Path(sys.executable).parent / 'privsep-helper'} --config-file {file}"
+    }
+    own: Sections = {
+        "DEFAULT": {
+            "compute_driver": "libvirt.LibvirtDriver",
+            "my_ip": libvirt.address,
+            "instances_path": libvirt.common,
+            "cpu_allocation_ratio": 64.0,  # guests that do nothing
+            "shutdown_timeout": 1,  # there is no system in the guests that could shut down
+        },
+        "libvirt": {
+            "connection_uri": libvirt.url,
+            "live_migration_uri": libvirt.url_of_others,
+            "live_migration_inbound_addr": libvirt.address,
+            "virt_type": "qemu",
+            "cpu_mode": "none",
+            "images_type": "qcow2",
+            "num_pcie_ports": 0,
+        },
+        "nova_sys_admin": as_root,
+        "privsep_osbrick": as_root,
+    }
+    return merge(nova(addresses, host, state, options), own, options.extra)
 
 
 def nova_control(addresses: Addresses, host: str, state: Path, options: NovaOptions) -> Sections:

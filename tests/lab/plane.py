@@ -21,6 +21,7 @@ from tests import servers
 from tests.lab import configuration
 from tests.lab.client import Api, Cloud, CloudError, admin_session, wait_until
 from tests.lab.configuration import Addresses, NovaOptions
+from tests.lab.libvirt import Libvirt
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,15 +55,21 @@ class ControlPlane:
     """One cloud with one cell: MariaDB, RabbitMQ, Redis, Keystone, Placement, Glance, Nova.
 
     It lives in one directory (``etc``, ``log``, ``state``), which is emptied at the start and left
-    in place at the end.
+    in place at the end. Its hosts are ``compute-1`` and so on with the lab's own driver, and
+    ``virt-1`` and so on, which run real guests with the libvirt driver.
     """
 
     def __init__(
-        self, directory: Path, computes: int = 6, options: NovaOptions | None = None
+        self,
+        directory: Path,
+        computes: int = 6,
+        options: NovaOptions | None = None,
+        real_computes: int = 0,
     ) -> None:
-        self.directory = directory
+        self.directory = directory.resolve()
         self.options = options or NovaOptions()
-        self.hosts = [f"compute-{number}" for number in range(1, computes + 1)]
+        real = [f"virt-{number}" for number in range(1, real_computes + 1)]
+        self.hosts = [f"compute-{number}" for number in range(1, computes + 1)] + real
         self.processes: dict[str, servers.Process] = {}
         self._started = time.monotonic()
 
@@ -75,6 +82,18 @@ class ControlPlane:
         self.rabbit = servers.RabbitMQ(directory=self.state("rabbitmq"))
         # Redis keeps its data over a restart, as an operator's would.
         self.redis = servers.Redis("--appendonly", "yes", directory=self.state("redis"))
+        self.libvirts = {
+            host: Libvirt(
+                self.state("libvirt"),
+                f"127.0.1.{number}",
+                host + configuration.NODE_SUFFIX,
+                shared=self.directory,
+                instances=self.state(host) / "instances",
+                common=self.state("instances"),
+            )
+            for number, host in enumerate(self.hosts, 1)
+            if host.startswith("virt-")
+        }
         try:
             self._start_all()
         except BaseException:
@@ -83,7 +102,8 @@ class ControlPlane:
         return self
 
     def _start_all(self) -> None:
-        in_parallel(self.database.start, self.rabbit.start, self.redis.start)
+        own = (self.database, self.rabbit, self.redis, *self.libvirts.values())
+        in_parallel(*(server.start for server in own))
         self.rabbit.ctl(*configuration.QUEUE_POLICY)
         for name in DATABASES:
             self.database.execute(f"CREATE DATABASE {name} CHARACTER SET utf8")
@@ -111,7 +131,7 @@ class ControlPlane:
         self.stop_nova()
         for name in list(self.processes):
             self.stop_service(name)
-        for server in (self.redis, self.rabbit, self.database):
+        for server in (*self.libvirts.values(), self.redis, self.rabbit, self.database):
             server.close()
 
     def __enter__(self) -> Self:
@@ -174,8 +194,13 @@ class ControlPlane:
         sections = configuration.nova_control(self.addresses, control, state, self.options)
         configuration.write(self.config("nova"), sections)
         for host in self.hosts:
-            sections = configuration.nova(self.addresses, host, self.state(host), self.options)
-            configuration.write(self.config(host), sections)
+            common = (self.addresses, host, self.state(host), self.options)
+            file = self.config(host)
+            if host in self.libvirts:
+                sections = configuration.nova_libvirt(*common, self.libvirts[host], file)
+            else:
+                sections = configuration.nova(*common)
+            configuration.write(file, sections)
 
     # -- processes
 
@@ -194,6 +219,11 @@ class ControlPlane:
         )
         self.processes[name] = process
         return process
+
+    def start_on_host(self, host: str, name: str, arguments: Sequence[str]) -> servers.Process:
+        """Start one more program on a host with real guests."""
+        libvirt = self.libvirts[host]
+        return self.start_service(name, libvirt.on_host(arguments), libvirt.environment())
 
     def stop_service(self, name: str) -> None:
         """End one of the lab's programs; nothing where it does not run."""
@@ -330,7 +360,11 @@ class ControlPlane:
     def start_compute(self, host: str) -> None:
         """Start one nova-compute without waiting for it."""
         config = ("--config-file", str(self.config(host)))
-        self.start_service(host, [sys.executable, "-m", "tests.lab.compute", *config])
+        if host in self.libvirts:
+            process = self.start_on_host(host, host, [str(PROGRAMS / "nova-compute"), *config])
+            self.libvirts[host].let_in(process.pid)
+        else:
+            self.start_service(host, [sys.executable, "-m", "tests.lab.compute", *config])
 
     def kill_compute(self, host: str) -> None:
         """End a nova-compute as a power failure would."""
