@@ -63,7 +63,10 @@ class Bus:
                 self._channel = connection.channel()
             return self._channel.basic_get(protocol.QUEUE, no_ack=True)
         except Exception:  # the queue is not there yet, or the connection broke
-            self._channel = None
+            channel, self._channel = self._channel, None
+            if channel is not None:
+                with contextlib.suppress(Exception):
+                    channel.connection.collect()
             return None
 
     def ask(self, host: str | None, method: str, **arguments: Any) -> None:
