@@ -69,6 +69,7 @@ class Keys:
     ``services``              HASH    host -> msgpack [stamp in ms, whether nova-compute is up]
     ``ageing``                ZSET    host -> oldest stamp of a change since the last ageing sweep
     ``claim:<name>``          STRING  one consumer does this now; expires
+    ``adopt``                 STRING  while a keyspace of schema 1 is taken over: how far
     ``gone:image:<fp>``       STRING  the image was deleted; expires
     ``gone:host:<host>``      STRING  stamp in ms at which the compute service was deleted; expires
     ========================  ======  =============================================================

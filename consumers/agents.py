@@ -103,9 +103,8 @@ class Agents:
                     times.agent_timeout,
                 )
         if due.vanished:
-            stamp = int(time.time() * 1000)
-            writer.apply(HostDeleted(host, stamp) for host in due.vanished)
-            for host in due.vanished:
+            writer.apply(HostDeleted(host, stamp) for host, stamp in due.vanished)
+            for host, _ in due.vanished:
                 self.counts["vanished"] += 1
                 self._tell("%s: no compute service, and its agent is long silent: gone", host)
         return due.listening == "new"

@@ -185,6 +185,11 @@ class Bus:
         return self.transport.shown
 
     @property
+    def reads_agents(self) -> bool:
+        """Whether what agents say is read, too."""
+        return self.consuming and self._reads_agents
+
+    @property
     def consuming(self) -> bool:
         """Whether messages are handed to us now."""
         return self._channel is not None
@@ -215,7 +220,7 @@ class Bus:
         try:
             self._subscribe(channel, protocol.QUEUE, self._deliver)
         except amqp_exceptions.AccessRefused as error:
-            self._may_read_agents = False
+            self._may_read_agents = self._reads_agents = False
             raise BusError(
                 f"{_short(error)}. Going on without what agents say: this user may not read "
                 f"{protocol.QUEUE}"
@@ -288,6 +293,15 @@ class Bus:
                 connection.release()
             except Exception:  # a broken connection may fail in any way, and is gone either way
                 LOG.debug("%s: closing the connection failed", self, exc_info=True)
+
+    def waiting(self) -> int:
+        """Return how many notifications wait in our queues, not handed to anyone yet."""
+        if not self._multiple:
+            return 0
+        with self._errors():
+            assert self._connection is not None
+            found = [passive(self._connection, name) for name in self.topology.queues]
+        return sum(each.message_count for each in found if each is not None)
 
     def unread(self) -> dict[str, int]:
         """Return Nova's default queues that nobody reads, with the messages waiting there.

@@ -191,7 +191,6 @@ class Consumer:
             # with something in hand, look only whether there is more at once
             got = self._bus.drain(0.001 if self._changes and not self._redis.is_down else 0.5)
             now = time.monotonic()
-            self._caught_up = self._caught_up or not got
             if not got or self._is_due(now):
                 self._flush(now)
             if now - beat >= 1.0:
@@ -242,6 +241,7 @@ class Consumer:
         if not self._redis.is_up:
             self._redis.up("in use")
             self._steady_since = time.monotonic()
+            self._caught_up = False
             self._warn_of_eviction()
         self._forget()
         if self._bus.consuming:
@@ -276,9 +276,12 @@ class Consumer:
         failure = ""
         try:
             self._attend(now)
-            # what waits on the bus may tell that an image is in use
-            if self._sweep is not None and self._bus.consuming and self._caught_up:
-                self._sweep.run(self._writer)
+            if self._sweep is not None and self._bus.consuming:
+                # what waits on the bus may tell that an image is in use
+                if self._caught_up:
+                    self._sweep.run(self._writer)
+                else:  # then it is written by the next time
+                    self._caught_up = self._bus.waiting() == 0
             if self._purge or now >= self._next_upkeep:
                 self._take_out_ignored()
                 self._purge = False
@@ -293,7 +296,8 @@ class Consumer:
             self._redis.down(failure)
 
     def _attend(self, now: float) -> None:
-        if self._agents is None or not self._bus.consuming:
+        # who does not hear agents must not let them speak, nor find them silent
+        if self._agents is None or not self._bus.reads_agents:
             return
         if self._agents.attend(self._writer, now - self._steady_since):
             self._on_loss("the keyspace was new")
@@ -385,6 +389,10 @@ class Consumer:
         self._hold()
         event_type = events.peek(delivery.body)
         by_agent = delivery.queue == protocol.QUEUE
+        if by_agent and delivery.exchange != protocol.EXCHANGE:
+            # who may not write to the exchange may still reach a queue by the default one
+            self._complain(delivery, event_type, "not by way of the agents' exchange: refused")
+            return
         if event_type is not None and event_type not in evidence.RULES and not by_agent:
             self.counts["irrelevant"] += 1
             return

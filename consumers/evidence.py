@@ -167,7 +167,7 @@ def service_updated(said: Notification) -> list[Change]:
     if said.data.get("binary") != "nova-compute" or not isinstance(forced_down, bool):
         return []
     seen = _moment(said.data.get("last_seen_up"))
-    if not forced_down and seen is not None and seen < said.stamp - _MOST_UNSEEN:
+    if not forced_down and (seen is None or seen < said.stamp - _MOST_UNSEEN):
         return []
     return [ServiceState(_host(said), said.stamp, up=not forced_down)]
 

@@ -214,6 +214,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         connect.parse(conf[common.GROUP].redis_url),
         conf[common.GROUP].keyspace,
     )
+    policy = ageing_policy(conf)
+    LOG.info(
+        "where no agent reports, an image %s",
+        f"counts as removed {policy.wait / 1000:.0f} s after its last use ([image_cache])"
+        if policy.enabled
+        else "is never removed by Nova ([image_cache])",
+    )
     conf.log_opt_values(LOG, logging.DEBUG)
     manager = cotyledon.ServiceManager(graceful_shutdown_timeout=GRACE)
     manager.add(ConsumerService, workers=1, args=(conf, arguments))

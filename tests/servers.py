@@ -585,7 +585,7 @@ class MariaDB(Server):
                     "--no-defaults",
                     *as_user,
                     f"--datadir={self._data}",
-            f"--tmpdir={self._data}",  # a server that starts clears what it finds in /tmp
+                    f"--tmpdir={self._data}",  # a server that starts clears what it finds in /tmp
                     "--auth-root-authentication-method=normal",
                     "--skip-test-db",
                 ],

@@ -7,7 +7,7 @@ from typing import Any
 
 from oslo_config import cfg, types
 
-from bus_cache import names
+from bus_cache import names, protocol
 from bus_cache.conf.text import paragraphs
 from bus_cache.conf.types import FiniteFloat
 
@@ -24,6 +24,17 @@ class BusName(types.String):
             raise ValueError(f"{text[:60]!r} is no name of a queue, topic or exchange")
         if text.startswith("amq."):
             raise ValueError(f"{text!r}: RabbitMQ keeps names that start with 'amq.' for itself")
+        return text
+
+
+class Pool(BusName):
+    """An oslo.config type: the name of our queue; may be empty."""
+
+    def __call__(self, value: str) -> str:
+        """Return the value; ValueError where agents have queues of such a name."""
+        text = super().__call__(value)
+        if text == protocol.QUEUE or text.startswith(protocol.ASK_TOPIC):
+            raise ValueError(f"{text!r} is the name of one of the agents' queues")
         return text
 
 
@@ -86,7 +97,7 @@ OPTIONS = [
     ),
     cfg.Opt(
         "pool",
-        type=BusName(),
+        type=Pool(),
         default="bus_cache",
         help=paragraphs(
             """

@@ -94,13 +94,14 @@ class Attention(NamedTuple):
     ``listening``: ``new`` where the index knows nothing of the bus, ``again`` where agents are to
     be told that somebody reads, else empty. ``ask``: hosts whose agent is to be asked for a
     snapshot, each with the newest epoch that is known. ``silent``: hosts whose agent seems dead.
-    ``vanished``: hosts whose agent is silent for very long.
+    ``vanished``: hosts whose agent is long silent and whose compute service was deleted, each with
+    a stamp after all that is known of them.
     """
 
     listening: str
     ask: list[tuple[str, int]]
     silent: list[str]
-    vanished: list[str]
+    vanished: list[tuple[str, int]]
 
 
 class Usage(NamedTuple):
@@ -295,7 +296,10 @@ class Writer:
             answer = self._run("attend", _pack(limits), most)
         listening, ask, dead, vanished = msgpack.unpackb(answer)
         return Attention(
-            listening, list(zip(ask[::2], ask[1::2], strict=True)), list(dead), list(vanished)
+            listening,
+            list(zip(ask[::2], ask[1::2], strict=True)),
+            list(dead),
+            list(zip(vanished[::2], vanished[1::2], strict=True)),
         )
 
     def fall_back(self, host: str, silent: float) -> bool:
@@ -328,7 +332,7 @@ class Writer:
         :raises Unavailable: Redis is away or refuses to write for now.
         """
         with self._unavailable():
-            hosts = self._run("ageing", before, hold, most)
+            hosts = self._run("ageing", before, hold, most, _now())
         return [host.decode(errors="replace") for host in hosts]
 
     def usage(self, host: str) -> Usage:

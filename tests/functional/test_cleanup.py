@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,7 +147,8 @@ def test_what_nova_removes_is_predicted(
     cloud.server("instance.delete.end", "h3", one, "b")
     wait_for(lambda: sets(redis_server) == {IMAGE_A: {"h1"}, IMAGE_B: {"h3"}})
     wait_for(lambda: sets(redis_server) == {IMAGE_A: {"h1"}})
-    down["forced_down"] = False
+    seen = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    down |= {"forced_down": False, "last_seen_up": seen}
     cloud.send("nova-compute:h1", "service.update", payload, topic="versioned_notifications")
     wait_for(lambda: sets(redis_server) == {})
     for each in programs:

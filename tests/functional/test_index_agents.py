@@ -318,7 +318,7 @@ def test_who_is_silent(writer: Writer) -> None:
     assert writer.attend(silent=-1, **times).silent == []
     assert writer.attend(silent=None, **{**times, "lost": -1}).vanished == []
     apply(writer, HostDeleted("h", T0 + 5))
-    assert writer.attend(silent=None, **{**times, "lost": -1}).vanished == ["h"]
+    assert writer.attend(silent=None, **{**times, "lost": -1}).vanished == [("h", T0 + 11)]
 
 
 def test_a_new_keyspace_is_noticed_once(store: servers.Redis, writer: Writer) -> None:

@@ -160,6 +160,7 @@ def test_the_last_server_of_a_page_may_vanish_before_the_next_one_is_read(
     cloud: Cloud, api: NovaApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     doomed = cloud.nova.boot("doomed", image_id("first"), host="compute-1").wait()
+    time.sleep(1)  # what was made in one second comes in no order
     cloud.boot("five", "first", "compute-1")
     monkeypatch.setattr(nova_api, "PAGE", 2)
     pages = iter(api.servers())

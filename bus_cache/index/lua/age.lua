@@ -29,7 +29,7 @@ if not (r and r.managed) then
     local raw, stamp = due[1], due[2]
     local row = evidence(redis.call('HGET', held, raw))
     if not live[raw] and (not row or row[1] <= stamp) then
-      redis.call('SREM', prefix .. 'image:' .. hex(raw), host)
+      redis.pcall('SREM', prefix .. 'image:' .. hex(raw), host)
       redis.call('HDEL', held, raw)
       table.insert(left, raw)
     end

@@ -61,6 +61,8 @@ end
 -- since holds, but for images that Glance deleted. The inventory is kept: should the agent speak again, what
 -- it says is compared with that.
 local function infer(host, r, source)
+  r.managed = false
+  save(host, r) -- first: whatever somebody else's key does below
   local rows = redis.call('HGETALL', prefix .. 'agent:' .. host)
   local held = prefix .. 'host:' .. host
   local inventory = {}
@@ -72,8 +74,8 @@ local function infer(host, r, source)
     local raw, row = claims[i], evidence(claims[i + 1])
     local image = hex(raw)
     if row and row[1] > r.stamp and redis.call('EXISTS', prefix .. 'gone:image:' .. image) == 0 then
-      redis.call('SADD', prefix .. 'image:' .. image, host)
-      not_coming(image, host)
+      redis.pcall('SADD', prefix .. 'image:' .. image, host)
+      redis.pcall('ZREM', prefix .. 'coming:' .. image, host)
       changed(host, row[1])
       inventory[raw] = nil
     elseif not inventory[raw] then
@@ -83,14 +85,12 @@ local function infer(host, r, source)
   for raw, _ in pairs(inventory) do
     local image = hex(raw)
     if redis.call('EXISTS', prefix .. 'gone:image:' .. image) == 1 then
-      redis.call('SREM', prefix .. 'image:' .. image, host)
+      redis.pcall('SREM', prefix .. 'image:' .. image, host)
       redis.call('HDEL', held, raw)
     else
-      redis.call('SADD', prefix .. 'image:' .. image, host)
+      redis.pcall('SADD', prefix .. 'image:' .. image, host)
       redis.call('HSET', held, raw, cmsgpack.pack({r.stamp, source}))
     end
   end
   changed(host, r.stamp)
-  r.managed = false
-  save(host, r)
 end

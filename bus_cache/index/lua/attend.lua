@@ -5,23 +5,35 @@
 --   <prefix>silent     ZSET  host -> the same, of agents that are silent or said goodbye
 --   <prefix>listening  HASH  bus -> ms when agents were last told that somebody reads
 --   <prefix>agents     HASH  see names.Keys
---   <prefix>gone:host:<host>  STRING  its compute service was deleted
+--   <prefix>services   HASH  host -> msgpack {stamp in ms, whether nova-compute is up}
+--   <prefix>hosts      ZSET  host -> stamp in ms of its newest evidence
+--   <prefix>gone:host:<host>  STRING  stamp in ms: its compute service was deleted
+--   <prefix>wanted:reconcile  STRING  why the index is to be compared with Nova's API
 -- ARGV[2]  msgpack {bus, now, gaps before, next time to ask in ms, agents of this bus silent before, of any bus
 --          before, told to be read before, agents gone before}; all in ms, 0: not now
 -- ARGV[3]  hosts to return of each kind, at the most
 -- Returns msgpack {told: 'new' where the index knows nothing of this bus, 'again' or '', {host, epoch, ...} to
--- ask, {host, ...} that are silent, {host, ...} of which nothing was heard for very long}.
+-- ask, {host, ...} that are silent, {host, stamp, ...} of which nothing is left: as of when}.
 local bus, now, gaps, again, silent, silent_any, told, lost = unpack(cmsgpack.unpack(ARGV[2]))
 local most, look = tonumber(ARGV[3]), 10 * tonumber(ARGV[3])
 local function older(name, than)
   if than <= 0 then return {} end
-  return redis.call('ZRANGEBYSCORE', prefix .. name, '-inf', string.format('%d', than), 'LIMIT', 0, look)
+  -- a score from a clock that was ahead would be believed until then
+  for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', prefix .. name, now + 600000, '+inf', 'LIMIT', 0, 100)) do
+    redis.call('ZADD', prefix .. name, now, ahead)
+  end
+  local till = string.format('%d', than)
+  local count = redis.call('ZCOUNT', prefix .. name, '-inf', till)
+  -- where there are more than are looked at, each has its turn, whatever others there are
+  local first = count > look and now % (count - look + 1) or 0
+  return redis.call('ZRANGEBYSCORE', prefix .. name, '-inf', till, 'LIMIT', first, look)
 end
 local listening = ''
 local last = tonumber(redis.call('HGET', prefix .. 'listening', bus) or nil)
 if not last or last > now + 60000 or last <= told then
   redis.call('HSET', prefix .. 'listening', bus, string.format('%d', now))
   listening = last and 'again' or 'new'
+  if not last then redis.call('SET', prefix .. 'wanted:reconcile', 'the keyspace was new') end
 end
 local ask = {}
 for _, host in ipairs(older('gaps', gaps)) do
@@ -50,8 +62,17 @@ for _, host in ipairs(older('heard', silent)) do
 end
 local vanished = {}
 for _, host in ipairs(older('silent', lost)) do
-  if #vanished < most and redis.call('EXISTS', prefix .. 'gone:host:' .. host) == 1 then
+  local gone = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
+  local r, service = agent(host), unpacked(redis.call('HGET', prefix .. 'services', host))
+  local newest = tonumber(redis.call('ZSCORE', prefix .. 'hosts', host) or nil)
+  -- nothing but its agent was heard since, not even that its service is back
+  local only_agent = gone and r and (not newest or newest <= math.max(r.stamp, gone))
+    and not (service[2] == true and service[1] > gone)
+  if not r then
+    redis.call('ZREM', prefix .. 'silent', host)
+  elseif #vanished < 2 * most and only_agent then
     table.insert(vanished, host)
+    table.insert(vanished, r.stamp + 1)
   end
 end
 return cmsgpack.pack({listening, ask, dead, vanished})

@@ -5,7 +5,7 @@
 --   <prefix>hosts             ZSET    host -> stamp in ms of its newest evidence
 --   <prefix>agents, agent:<host>, heard, silent, gaps, services, uses:<host>, ageing: see names.Keys
 --   <prefix>gone:host:<host>  STRING  stamp in ms: what is older about this host no longer holds;
---                                     expires
+--                                     expires, but where the host's agent spoke later
 -- ARGV[2]  host
 -- ARGV[3]  stamp of the deletion in ms
 -- ARGV[4]  seconds to remember it
@@ -20,7 +20,11 @@ local heard = tonumber(redis.call('ZSCORE', prefix .. 'hosts', host) or nil)
 local known = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
 local speaks = agent(host)
 if not known or known < stamp then
-  redis.call('SET', prefix .. 'gone:host:' .. host, ARGV[3], 'EX', ARGV[4])
+  if speaks and speaks.stamp >= stamp then -- remembered until its agent is silent, too
+    redis.call('SET', prefix .. 'gone:host:' .. host, ARGV[3])
+  else
+    redis.call('SET', prefix .. 'gone:host:' .. host, ARGV[3], 'EX', ARGV[4])
+  end
 end
 if speaks and speaks.stamp < stamp then
   local rows = redis.call('HGETALL', inventory)
@@ -30,6 +34,16 @@ if speaks and speaks.stamp < stamp then
   redis.call('DEL', inventory)
   redis.call('HDEL', prefix .. 'agents', host)
   for _, name in ipairs({'heard', 'silent', 'gaps'}) do redis.call('ZREM', prefix .. name, host) end
+  -- what Nova said since counts
+  local claims = redis.call('HGETALL', prefix .. 'host:' .. host)
+  for i = 1, #claims, 2 do
+    local row, image = evidence(claims[i + 1]), hex(claims[i])
+    if row and row[1] >= stamp and redis.call('EXISTS', prefix .. 'gone:image:' .. image) == 0 then
+      redis.pcall('SADD', prefix .. 'image:' .. image, host)
+      redis.pcall('ZREM', prefix .. 'coming:' .. image, host)
+      changed(host, row[1])
+    end
+  end
   speaks = nil
 end
 for i = 1, #held, 2 do

@@ -9,9 +9,9 @@ local host = ARGV[2]
 local last = tonumber(redis.call('ZSCORE', prefix .. 'heard', host) or nil)
 local r = agent(host)
 if last and last > tonumber(ARGV[3]) then return 0 end
+local was = r and r.managed
+if was then infer(host, r, tonumber(ARGV[4])) end
 redis.call('ZREM', prefix .. 'heard', host)
 redis.call('ZREM', prefix .. 'gaps', host)
 if r then redis.call('ZADD', prefix .. 'silent', last or ARGV[3], host) end
-if not (r and r.managed) then return 0 end
-infer(host, r, tonumber(ARGV[4]))
-return 1
+return was and 1 or 0

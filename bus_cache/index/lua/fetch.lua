@@ -5,6 +5,7 @@
 --   <prefix>host:<host>       HASH    raw fingerprint -> msgpack {stamp in ms, source}
 --   <prefix>agents, ageing: see names.Keys
 --   <prefix>gone:image:<hex>  STRING  present: the image was deleted
+--   <prefix>gone:host:<host>  STRING  stamp in ms: what is older about this host no longer holds
 -- ARGV[2]  msgpack list of {host, hex fingerprint, raw fingerprint, stamp in ms, ms until which it is on its
 --          way or 0: it is not}
 --
@@ -13,16 +14,18 @@
 for _, said in ipairs(cmsgpack.unpack(ARGV[2])) do
   local host, fingerprint, raw, stamp, till = unpack(said)
   local speaks = agent(host)
+  local gone = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
   local known_better = speaks and speaks.floor_epoch >= 0 and stamp <= speaks.stamp
   if till == 0 then
     not_coming(fingerprint, host)
+  elseif gone and stamp < gone then -- said of a host that is gone
   elseif not known_better and redis.call('EXISTS', prefix .. 'gone:image:' .. fingerprint) == 0
   then
     local known = evidence(redis.call('HGET', prefix .. 'host:' .. host, raw))
     if redis.call('SISMEMBER', prefix .. 'image:' .. fingerprint, host) == 0 then
       coming(fingerprint, host, till)
-    elseif known and known[1] < stamp then
-      known[1] = stamp
+    elseif known and math.max(known[1], known[3] or 0) < stamp then
+      known[3] = stamp
       redis.call('HSET', prefix .. 'host:' .. host, raw, cmsgpack.pack(known))
       changed(host, stamp)
     end

@@ -35,6 +35,7 @@ for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
   if holds and not image_gone and not known_better then
     if not known or known[1] < stamp or (known[1] == stamp and known[2] < source) then
       local late = stamp < tonumber(ARGV[4]) and tonumber(ARGV[3]) or nil
+      if not late and known and known[3] and known[3] > stamp then late = known[3] end
       redis.call('HSET', prefix .. 'host:' .. host, raw, cmsgpack.pack({stamp, source, late}))
     end
     if not managed then

@@ -8,6 +8,7 @@ local prefix = string.sub(KEYS[1], 1, -7)
 local schema = redis.pcall('GET', KEYS[1])
 if not schema or schema == '1' then
   redis.call('SET', KEYS[1], ARGV[1])
+  if schema then redis.call('SET', prefix .. 'adopt', '0') end -- see ageing.lua
 elseif schema ~= ARGV[1] then
   return redis.error_reply('SCHEMA is another one')
 end
@@ -43,8 +44,13 @@ local function in_inventory(value)
   return value and (value == '' or unpacked(value)[3] == true)
 end
 
+local digits = setmetatable({}, {__index = function(known, c)
+  known[c] = string.format('%02x', string.byte(c))
+  return known[c]
+end})
+
 local function hex(raw)
-  return (string.gsub(raw, '.', function(c) return string.format('%02x', string.byte(c)) end))
+  return (string.gsub(raw, '.', digits))
 end
 
 -- remember that something changed on a host, for the ageing sweep

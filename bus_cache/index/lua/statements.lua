@@ -46,7 +46,7 @@ for _, statement in ipairs(cmsgpack.unpack(ARGV[2])) do
           if claim and claim[1] <= stamp then redis.call('HDEL', held, raw) end
         elseif r.managed then
           redis.call('SADD', set, host)
-          if claim then redis.call('HDEL', held, raw) end
+          if claim and claim[1] <= stamp then redis.call('HDEL', held, raw) end
           known_image(raw, stamp)
         elseif redis.call('EXISTS', prefix .. 'gone:image:' .. image) == 0 then
           redis.call('SADD', set, host)
