@@ -69,6 +69,8 @@ class Keys:
     ``services``              HASH    host -> msgpack [stamp in ms, whether nova-compute is up]
     ``ageing``                ZSET    host -> oldest stamp of a change since the last ageing sweep
     ``claim:<name>``          STRING  one consumer does this now; expires
+    ``wanted:<name>``         STRING  why this is to be done; goes when it is done (``reconcile``:
+                                      the comparison with Nova's API)
     ``adopt``                 STRING  while a keyspace of schema 1 is taken over: how far
     ``gone:image:<fp>``       STRING  the image was deleted; expires
     ``gone:host:<host>``      STRING  stamp in ms at which the compute service was deleted; expires
@@ -111,6 +113,10 @@ class Keys:
     def claim(self, name: str) -> str:
         """Return the key by which one consumer claims a task."""
         return f"{self.prefix}claim:{name}"
+
+    def wanted(self, name: str) -> str:
+        """Return the key that remembers why a task is to be done."""
+        return f"{self.prefix}wanted:{name}"
 
     def gone_image(self, image_fingerprint: str) -> str:
         """Return the key that remembers an image's deletion."""

@@ -40,8 +40,17 @@ CLEANUP = "image_cache.cleanup"
 MOST_IMAGES = 10_000
 """Images in one snapshot: it is one message, and one atomic change of the index."""
 
-MOST = 2**53
-"""The largest whole number that Redis' Lua keeps exactly; bounds epochs and sequences."""
+MOST_EPOCH_AHEAD = 10 * 365 * 86_400_000
+"""How far an epoch may be ahead, in milliseconds: see :func:`latest_epoch`."""
+
+MOST_SEQUENCE = 2**40
+"""No agent says as much in one epoch: a larger sequence is refused."""
+
+_WRITTEN = 1_767_225_600_000
+"""2026-01-01: a clock that says less is wrong."""
+
+_MOST = 2**53
+"""The largest whole number that Redis' Lua keeps exactly."""
 
 UNHEARD = 900.0
 """Seconds without a consumer that says it listens, after which an agent falls silent."""
@@ -70,6 +79,18 @@ class Inventory(NamedTuple):
 
     images: Sequence[CachedImage]
     fetching: Sequence[str] = ()
+
+
+def latest_epoch(now: int) -> int:
+    """Return the largest epoch that is believed and taken, lest one absurd one be the last for
+    ever.
+
+    An epoch may be ahead of a clock: the agent's was, or was set back. What a clock that stands in
+    the past (a host without a battery has it in 1970) calls absurd may be right.
+
+    :param now: milliseconds since 1970.
+    """
+    return max(now, _WRITTEN) + MOST_EPOCH_AHEAD
 
 
 def publisher(host: str) -> str:
@@ -131,11 +152,18 @@ def statement(
 
 
 def read(
-    event_type: str, publisher_id: str, stamp: int, payload: Mapping[str, Any]
+    event_type: str,
+    publisher_id: str,
+    stamp: int,
+    payload: Mapping[str, Any],
+    *,
+    now: int | None = None,
 ) -> Union[AgentSnapshot, AgentStatement]:
     """Return what an agent said.
 
     :param stamp: when, in milliseconds since 1970 by its own clock.
+    :param now: in milliseconds since 1970 by ours, for :func:`latest_epoch`; None: any epoch is
+        taken.
     :raises Refused: it can't be understood, or it speaks for another host.
     """
     version = payload.get("version")
@@ -146,7 +174,8 @@ def read(
         raise Refused("host is no valid name")
     if publisher_id != publisher(host):
         raise Refused(f"{ascii(publisher_id)[:100]} speaks for the host {host}: refused")
-    numbers = (_number(payload, "epoch"), _number(payload, "sequence"))
+    most = _MOST - 1 if now is None else latest_epoch(now)
+    numbers = (_number(payload, "epoch", most), _number(payload, "sequence", MOST_SEQUENCE))
     if event_type in _SAID:
         fingerprint = _fingerprint(payload.get("image"))
         return AgentStatement(host, numbers, stamp, fingerprint, _SAID[event_type])
@@ -167,10 +196,10 @@ def read(
     )
 
 
-def _number(payload: Mapping[str, Any], field: str) -> int:
+def _number(payload: Mapping[str, Any], field: str, most: int) -> int:
     value = payload.get(field)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MOST:
-        raise Refused(f"{field} is no number from 0 to 2^53")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise Refused(f"{field} is no number from 0 to {most}")
     return value
 
 

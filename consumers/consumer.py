@@ -543,7 +543,8 @@ class _Limit:
 
 def _read_agent(said: events.Notification) -> list[Change]:
     """Return what a message on the agents' queue says."""
-    return [protocol.read(said.event_type, said.publisher_id, said.stamp, said.data)]
+    now = _milliseconds()
+    return [protocol.read(said.event_type, said.publisher_id, said.stamp, said.data, now=now)]
 
 
 def _listed(queues: Mapping[str, int]) -> str:

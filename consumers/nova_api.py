@@ -119,6 +119,26 @@ class NovaApi:
             yield [_server(row) for row in rows]
             before = [row["id"] for row in rows]
 
+    def exists(self, server: str) -> bool:
+        """Return whether a server is there, soft-deleted or not: False only where its cell says no.
+
+        Where that cell does not answer, Nova fails (nova/compute/api.py,
+        ``_get_instance_from_cell``).
+
+        :raises ApiError: it can't be told.
+        """
+        try:
+            self._get(
+                f"/servers/{server}",
+                {},
+                SERVERS_MICROVERSION,
+                "a server",
+                "os_compute_api:servers:show",
+            )
+        except _ServerNotFound:
+            return False
+        return True
+
     def _page(self, before: list[str]) -> Any:
         """Return what comes after the page of these ids.
 
@@ -162,6 +182,8 @@ class NovaApi:
         said = _line(answer.text)
         if answer.status_code == 400 and "marker" in query and "marker" in said:
             raise _MarkerNotFound(f"Nova can't go on listing {what}: {said}")
+        if answer.status_code == 404 and "itemNotFound" in said:  # by Nova, not by a proxy
+            raise _ServerNotFound(f"Nova knows no such thing when asked for {what}: {said}")
         if answer.status_code == 403:
             raise ApiError(
                 f"Nova refuses to list {what}: these credentials need the role admin, or what its "
@@ -172,6 +194,10 @@ class NovaApi:
 
 class _MarkerNotFound(ApiError):
     """The server after which to go on is not in Nova's database any more."""
+
+
+class _ServerNotFound(ApiError):
+    """Nova has no such server."""
 
 
 def _connect(cloud: str) -> openstack.connection.Connection:

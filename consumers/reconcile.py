@@ -10,6 +10,7 @@ listing began, less :data:`MARGIN`: whatever a notification says from then on is
 from __future__ import annotations
 
 import collections
+import contextlib
 import random
 import threading
 import time
@@ -46,14 +47,27 @@ BATCH = 1000
 LATELY = 300.0
 """Seconds after the begin of a reconciliation before which no consumer begins another one."""
 
+HOLD = 600.0
+"""Seconds after which another consumer begins where the one that reconciles gives no sign of life:
+longer than Nova takes for a page."""
+
+SAMPLE = 3
+"""Servers of a host that Nova is asked for one by one before they count as gone."""
+
+MOST_FAILURES = 3
+"""Such questions that may fail before no more of them are asked."""
+
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0
 """Seconds between two tries at an API that fails: they double."""
 
 LOOK = 30.0
 """Seconds between two looks whether it is our turn, at the most."""
 
+WANTED = "reconcile"
+"""Under what name it is remembered in Redis that a reconciliation is needed, and why."""
+
 RAN, BEGUN = "reconcile", "reconcile-begun"
-"""What is claimed: for the interval, and for :data:`LATELY`."""
+"""What is claimed: after one for the interval; during one, and for :data:`LATELY`."""
 
 
 class Refused(Exception):
@@ -73,6 +87,9 @@ class Api(Protocol):
     def servers(self) -> Iterable[Sequence[Server]]:
         """Yield all servers, page by page."""
 
+    def exists(self, server: str) -> bool:
+        """Return whether a server is there; ApiError where that can't be told."""
+
 
 class Index(Protocol):
     """What is asked of the index: see :class:`bus_cache.index.writer.Writer`."""
@@ -91,6 +108,24 @@ class Index(Protocol):
 
     def claim(self, name: str, seconds: float) -> bool:
         """Take a name for so long; False where another has it."""
+
+    def hold(self, name: str, seconds: float) -> None:
+        """Take a name for so long, whoever has it."""
+
+    def claimed(self, name: str) -> bool:
+        """Tell whether somebody has a name."""
+
+    def release(self, name: str) -> None:
+        """Give a name back."""
+
+    def want(self, name: str, why: str, *, again: bool = True) -> None:
+        """Remember that a task is to be done; not ``again``: what is remembered will do."""
+
+    def wanted(self, name: str) -> str:
+        """Return why a task is to be done, or nothing."""
+
+    def unwant(self, name: str, why: str) -> None:
+        """Forget it, where that still is why."""
 
 
 class Drift(NamedTuple):
@@ -121,6 +156,7 @@ class Report(NamedTuple):
     :ivar drift: how many differences, by kind.
     :ivar mended: how many of them were mended.
     :ivar unknown: hosts in cells that did not answer; where there are any, nothing is taken out.
+    :ivar unsure: hosts of which Nova may have listed a part only: what it left out stays.
     """
 
     servers: int
@@ -129,6 +165,7 @@ class Report(NamedTuple):
     drift: Mapping[str, int]
     mended: int
     unknown: int
+    unsure: int
     seconds: float
 
     @property
@@ -148,6 +185,12 @@ class Report(NamedTuple):
             + (
                 f"; {self.unknown} hosts are in cells that do not answer, so nothing was taken out"
                 if self.unknown
+                else ""
+            )
+            + (
+                f"; {self.unsure} hosts may have servers that Nova left out, so what it did not "
+                "list stays there"
+                if self.unsure
                 else ""
             )
         )
@@ -171,6 +214,7 @@ class Picture:
     """All servers by host: about 200 bytes each.
 
     :ivar hosts: host -> raw server id -> :class:`Use`.
+    :ivar listed: raw ids of all servers.
     :ivar moving: raw ids of servers that may use an image on another host than theirs.
     :ivar servers: how many were added.
     """
@@ -178,6 +222,7 @@ class Picture:
     def __init__(self, ignore_hosts: Sequence[str] = ()) -> None:
         """Take patterns of hosts to leave out."""
         self.hosts: dict[str, dict[bytes, Use]] = {}
+        self.listed: set[bytes] = set()
         self.moving: set[bytes] = set()
         self.servers = 0
         self._ignored: dict[str, bool] = {}
@@ -206,6 +251,7 @@ class Picture:
         except ValueError:
             return
         self.servers += 1
+        self.listed.add(raw)
         settled = server.task is None
         if not settled or server.state in ("resized", "error"):
             self.moving.add(raw)
@@ -352,6 +398,7 @@ def run(
             "the right cloud and region, or another cloud's keyspace? bus-cache flush empties it"
         )
     filled = not known
+    absent = Absent(api, picture.listed)
     mending = _Mending(index)
     drift: collections.Counter[str] = collections.Counter()
     hosts = sorted(known | services.keys())
@@ -359,9 +406,8 @@ def run(
         usage = index.usage(host)
         if host in services:
             seen = picture.hosts.get(host, {})
-            found = _without_deleted(
-                compare(host, seen, usage, now, moving=picture.moving, complete=not unknown), index
-            )
+            differ = compare(host, seen, usage, now, moving=picture.moving, complete=not unknown)
+            found = absent.sure(_without_deleted(differ, index))
         else:
             found = [] if unknown else compare_unknown(host, usage, now)
         for each in found:
@@ -371,7 +417,7 @@ def run(
         if repair or filled:
             changes: list[Change] = [each.change for each in found if each.change]
             up = services.get(host)
-            if up is not None and (usage.service is None or usage.service[1] != up):
+            if up is not None and _is_news(usage, up):
                 changes.append(ServiceState(host, now, up))
             mending.add(changes)
         progress("hosts", count, len(hosts))
@@ -384,8 +430,65 @@ def run(
         dict(drift),
         mending.done,
         len(unknown),
+        absent.unsure,
         time.monotonic() - began,
     )
+
+
+def _is_news(usage: Usage, up: bool) -> bool:
+    """Tell whether the index is to be told that a nova-compute is up, or down: where it is down
+    again, too, after something was heard of the host."""
+    if usage.service is None or usage.service[1] != up:
+        return True
+    return not up and usage.newest > usage.service[0]
+
+
+class Absent:
+    """Makes sure that servers which Nova did not list are gone.
+
+    A cell that fails for a moment is left out of a page without a word
+    (nova/compute/multi_cell_list.py), while the compute services are listed before and after. To
+    list one host's servers would tell no more: that leaves the cell out, too. But asked for one
+    server Nova finds it, or says 404 if its cell does, or fails
+    (:meth:`consumers.nova_api.NovaApi.exists`). All of a host is in one cell, so :data:`SAMPLE` of
+    its servers, by chance, speak for the rest. If one of them is there after all, wherever, or Nova
+    fails, none of those that were not listed leaves that host. Who is listed, elsewhere or
+    nowhere, needs no question.
+    """
+
+    def __init__(self, api: Api, listed: Collection[bytes]) -> None:
+        """Take whom to ask, and the raw ids of the servers that were listed."""
+        self.unsure = 0
+        self._api = api
+        self._listed = listed
+        self._failures = 0
+
+    def sure(self, found: list[Drift]) -> list[Drift]:
+        """Return a host's differences without servers that may be there all the same."""
+        unlisted = {
+            each.subject
+            for each in found
+            if each.kind == "server_gone" and uuid.UUID(each.subject).bytes not in self._listed
+        }
+        if not unlisted or self._are_gone(unlisted):
+            return found
+        self.unsure += 1
+        return [
+            each for each in found if each.kind != "server_gone" or each.subject not in unlisted
+        ]
+
+    def _are_gone(self, servers: Collection[str]) -> bool:
+        if self._failures >= MOST_FAILURES:  # each may take minutes
+            return False
+        try:
+            return not any(
+                self._api.exists(server)
+                for server in random.sample(sorted(servers), min(SAMPLE, len(servers)))
+            )
+        except ApiError as error:
+            self._failures += 1
+            LOG.warning("servers that Nova did not list stay in the index: %s", error)
+            return False
 
 
 class _Mending:
@@ -436,8 +539,9 @@ def _nothing(_what: str, _done: int, _of: int | None) -> None:
 class Reconciler:
     """Reconciles from time to time and on request, in a thread of its own.
 
-    Of several consumers on one keyspace one does it, by a claim in Redis. A failure is logged once
-    and tried again; it never leaves :meth:`run`.
+    Why it is needed is remembered in Redis until one has succeeded, so that it outlives whoever
+    asked. Of several consumers on one keyspace one does it, by a claim that it renews while it
+    lives. A failure is logged once and tried again; it never leaves :meth:`run`.
     """
 
     def __init__(
@@ -450,7 +554,7 @@ class Reconciler:
     ) -> None:
         """Take what makes a connection to Nova's API, and where to write; nothing is sent yet.
 
-        :param index: used by this thread only.
+        :param index: used by this thread, and by those that call :meth:`request` and :meth:`stop`.
         :param interval: seconds; 0: on request only.
         :param ignore_hosts: returns the patterns as they are configured now.
         """
@@ -459,103 +563,149 @@ class Reconciler:
         self._interval = interval
         self._ignore_hosts = ignore_hosts
         self._lock = threading.Lock()
-        self._reason = ""
-        self._once = False
+        self._unwritten: tuple[str, bool] | None = None
         self._running = False
+        self._held = 0.0
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._failing = False
         self.counts: collections.Counter[str] = collections.Counter()
 
     def request(self, reason: str, *, once: bool = False) -> None:
-        """Ask for a reconciliation soon. From any thread; returns at once.
+        """Ask for a reconciliation soon. From any thread; waits for Redis at the most.
 
         :param reason: for the log.
-        :param once: where one has begun lately, here or elsewhere, that will do.
+        :param once: where one is asked for already or runs, here or elsewhere, that will do.
         """
         with self._lock:
-            if once and (self._running or self._reason):
+            if once and (self._running or self._unwritten):
                 return
-            self._reason, self._once = reason, once
+            self._unwritten = (reason, once)
+        self._write_down()
         self._wake.set()
 
     def stop(self) -> None:
         """Ask :meth:`run` to return, in the middle of a listing, too: after the answer for which it
-        waits. From any thread."""
+        waits. Who does not wait for that leaves the work to others all the same. From any
+        thread."""
         self._stop.set()
         self._wake.set()
+        self._release()
 
     def run(self) -> None:
         """Reconcile when it is due, until :meth:`stop`."""
         while not self._stop.is_set():
-            reason = self._due()
-            if reason:
-                self._until_done(reason)
-                self._running = False
+            if self._is_due():
+                self._until_done()
             else:
                 self._wake.wait(random.uniform(0.5, 1.0) * min(LOOK, self._interval or LOOK))
                 self._wake.clear()
 
-    def _due(self) -> str:
-        """Return why to reconcile now, empty: not now. What was asked for until now is done, then,
-        and no other consumer does it."""
+    def _write_down(self) -> None:
+        """Remember in Redis what was asked for; where it is away, at the next look."""
         with self._lock:
-            reason, once = self._reason, self._once
+            unwritten = self._unwritten
+        if unwritten is None:
+            return
+        reason, once = unwritten
         try:
-            due = bool(self._interval) and self._claim(RAN, self._interval)
-            if not due and not reason:
-                return ""
-            if not self._claim(BEGUN, min(LATELY, self._interval / 2 or LATELY)):
-                if once:
-                    LOG.info("%s: another consumer reconciles with Nova's API", reason)
-                    with self._lock:
-                        self._reason = ""
-                return ""  # what was asked for otherwise is done when that claim has lapsed
+            self._index.want(WANTED, reason, again=not once)
         except (Unavailable, SchemaError):
-            return ""  # who reads the bus logs that
-        reason = reason or "reconcile_interval"
+            return  # who reads the bus logs that
         with self._lock:
-            self._reason, self._running = "", True
-        return reason
+            if self._unwritten is unwritten:
+                self._unwritten = None
 
-    def _claim(self, name: str, seconds: float) -> bool:
-        return self._index.claim(name, max(1.0, seconds))
+    def _is_due(self) -> bool:
+        """Tell whether to reconcile now; then no other consumer does."""
+        self._write_down()
+        try:
+            interval = bool(self._interval) and not self._index.claimed(RAN)
+            if not interval and not self._index.wanted(WANTED):
+                return False
+            # what is asked for soon after another one is done when that claim has lapsed
+            return self._index.claim(BEGUN, HOLD)
+        except (Unavailable, SchemaError):
+            return False
 
-    def _until_done(self, reason: str) -> None:
+    def _until_done(self) -> None:
         """Reconcile, again and again until it succeeds."""
         pause = FIRST_PAUSE
-        while not self._stop.is_set():
-            failure = self._try(reason)
-            if not failure:
-                return
-            self.counts["failed"] += 1
-            if not self._failing:
-                LOG.warning(
-                    "not reconciled with Nova's API (%s): %s. Trying again", reason, failure
-                )
-            self._failing = True
-            self._stop.wait(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-    def _try(self, reason: str) -> str:
-        """Reconcile once and return why that failed, if it did."""
+        self._running = True
         try:
+            while not self._stop.is_set():
+                reason, failure = self._try()
+                if not failure:
+                    self._running = False
+                    return
+                self.counts["failed"] += 1
+                if not self._failing:
+                    LOG.warning(
+                        "not reconciled with Nova's API (%s): %s. Trying again", reason, failure
+                    )
+                self._failing = True
+                self._hold(pause + HOLD)
+                self._stop.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+        except Stopped:
+            pass
+        self._release()
+
+    def _try(self) -> tuple[str, str]:
+        """Reconcile once and return why it was needed, and why that failed, if it did."""
+        reason = ""
+        try:
+            self._hold(HOLD)
+            wanted = self._index.wanted(WANTED)
+            reason = wanted.partition("\n")[0] or "reconcile_interval"
+            if wanted:  # whatever asks from now on, in the same words, too, asks for another one
+                wanted = f"{reason}\n{uuid.uuid4()}"
+                self._index.want(WANTED, wanted)
             report = run(
                 self._connect(),
                 self._index,
                 repair=True,
                 ignore_hosts=self._ignore_hosts(),
-                stopping=self._stop.is_set,
+                stopping=self._stopping,
             )
+            if wanted:
+                self._index.unwant(WANTED, wanted)
+            if self._interval:
+                self._index.hold(RAN, max(1.0, self._interval))
+            rest = min(LATELY, self._interval / 2 or LATELY) - report.seconds
+            self._index.hold(BEGUN, max(1.0, rest))
         except Stopped:
-            return ""
+            raise
         except (ApiError, Refused, Unavailable, SchemaError) as error:
-            return str(error)
+            return reason, str(error)
         except Exception as error:  # the bus is read all the same
             LOG.debug("reconciliation failed", exc_info=True)
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            return reason, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         self.counts["done"] += 1
         self.counts["mended"] += report.mended
         self._failing = False
         LOG.info("reconciled with Nova's API (%s): %s", reason, report)
-        return ""
+        return reason, ""
+
+    def _stopping(self) -> bool:
+        """Tell whether to give up; if not, others are to know that this one lives."""
+        if self._stop.is_set():
+            return True
+        self._write_down()
+        if time.monotonic() - self._held > HOLD / 20:
+            self._hold(HOLD)
+        return False
+
+    def _hold(self, seconds: float) -> None:
+        if not self._running:  # released
+            return
+        self._held = time.monotonic()
+        with contextlib.suppress(Unavailable, SchemaError):  # then two of them do it: no harm
+            self._index.hold(BEGUN, seconds)
+
+    def _release(self) -> None:
+        with self._lock:
+            running, self._running = self._running, False
+        if running:
+            with contextlib.suppress(Unavailable, SchemaError):  # it lapses
+                self._index.release(BEGUN)

@@ -154,7 +154,7 @@ class ConsumerService(cotyledon.Service):
     def _lost(self, reason: str) -> None:
         assert self._reconciler is not None
         # each bus tells of a new keyspace, and each consumer does
-        self._reconciler.request(reason, once="new" in reason)
+        self._reconciler.request(reason, once=reason == "the keyspace was new")
 
     def _run_one(self, part: Consumer | Reconciler) -> None:
         try:

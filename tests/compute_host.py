@@ -19,6 +19,7 @@ class Host:
         self.log = folder / "agent.log"
         self.state = folder / "state"
         self.state.mkdir()
+        self.base.parent.mkdir(parents=True, exist_ok=True)
         self.agent: servers.Process | None = None
         self.configure()
 

@@ -32,8 +32,15 @@ LISTENING_SPREAD = 10.0
 MOST_LOOKS = 1000
 """Images to look at one by one; with more, listing all is cheaper."""
 
+EPOCH_SECONDS = 3600.0
+"""How long an epoch lasts. Had consumers a message of it with a sequence that the agent does not
+reach, what it says counts again with the next one."""
+
 _APART = 1.0
 """Seconds between snapshots that are asked for, however often they are."""
+
+_LOOK_AGAIN = 5.0
+"""Seconds until a cache that can't be read is tried again."""
 
 _LONGEST_PAUSE = 15.0
 """Seconds between tries to publish, at the most."""
@@ -64,9 +71,11 @@ class Agent:
         self._intervals = intervals
         self._state = state.State(host, epochs.next())
         now = time.monotonic()
+        self._epoch_ends = now + EPOCH_SECONDS
         self._scan_at = now
         self._not_before = now  # after a failure
         self._failures = 0
+        self._told = False
         self._said = ""  # why nothing is reported
         # What other threads note, under the lock of this condition:
         self._noted = threading.Condition()
@@ -195,7 +204,13 @@ class Agent:
         with self._noted:  # first: what is asked for from now on is asked for after this one
             self._last_snapshot = time.monotonic()
             self._snapshot_at = self._last_snapshot + interval
-        self._send(self._state.snapshot(self._list(), leaving))
+        found = self._list()
+        if self._last_snapshot >= self._epoch_ends:
+            self._begin()
+        self._send(self._state.snapshot(found, leaving))
+        if not self._told:
+            LOG.info("told all, %d images; from now on what changes is told", len(found))
+        self._told = True
 
     def _tell(self, found: state.Seen, among: set[str] | None = None) -> None:
         differences = self._state.differences(found, among)
@@ -218,9 +233,16 @@ class Agent:
 
     def _exceed(self, after: int) -> None:
         """Begin an epoch after the one that the index knows, where ours is not."""
-        if after > self._state.epoch:
+        if self._state.epoch > protocol.latest_epoch(time.time_ns() // 1_000_000):
+            LOG.warning("this host's clock was set back by years: beginning another epoch")
+            self._begin(after)
+        elif after > self._state.epoch:
             LOG.warning("the index knows a later epoch than this agent's: beginning another")
-            self._state.begin(self._epochs.next(after))
+            self._begin(after)
+
+    def _begin(self, after: int = 0) -> None:
+        self._state.begin(self._epochs.next(after))
+        self._epoch_ends = time.monotonic() + EPOCH_SECONDS
 
     def _guarded(self, do: Callable[[], None]) -> None:
         """Do something; after a failure all is told again, when that may work."""
@@ -233,6 +255,8 @@ class Agent:
             self._failures += 1
             pause = min(_LONGEST_PAUSE, 2.0 ** min(self._failures, 10)) * random.uniform(0.5, 1)
         except (Unreadable, ValueError) as error:
+            pause = min(pause, _LOOK_AGAIN)
+            self._told = False
             if self._said != str(error):
                 LOG.error("nothing is reported until this is mended: %s", error)
             self._said = str(error)

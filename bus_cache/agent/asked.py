@@ -42,7 +42,8 @@ class Endpoint:
 
     def snapshot(self, context: Any, after: Any = 0, spread: Any = 0, **_: Any) -> None:
         """Have a snapshot published; what makes no sense counts as not said."""
-        if not isinstance(after, int) or not 0 <= after < protocol.MOST - 1:
+        latest = protocol.latest_epoch(time.time_ns() // 1_000_000)
+        if not isinstance(after, int) or not 0 <= after < latest:
             after = 0
         if not isinstance(spread, (int, float)) or not spread >= 0:  # NaN is not, either
             spread = 0
@@ -68,9 +69,10 @@ def serve(conf: cfg.ConfigOpts, host: str, agent: Agent) -> None:
                     transport, target, [Endpoint(agent)], executor="threading"
                 ).start()
                 return
-            except Exception:  # whatever kombu and py-amqp raise: the agent goes on without
+            except Exception as error:  # whatever kombu and py-amqp raise: it goes on without
                 if not failures:
-                    LOG.exception("this agent can't be asked yet; trying again")
+                    said = " ".join(str(error).split())[:300] or type(error).__name__
+                    LOG.warning("this agent can't be asked yet, trying again: %s", said)
             failures += 1
             time.sleep(_AGAIN)
 

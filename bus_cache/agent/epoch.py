@@ -1,7 +1,7 @@
-"""Epochs: a number that grows at each start of the agent, kept in a small file.
+"""Epochs: a number that grows at each start of the agent and each hour, kept in a small file.
 
 It is the time in milliseconds, unless the last one was not smaller: then that plus one. Where the
-file is lost or can't be written, the clock alone is used.
+file is lost or can't be written, or says what consumers would refuse, the clock alone is used.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ class Epochs:
         self._failure = ""
 
     def next(self, after: int = 0) -> int:
-        """Return a larger one than ever before and than ``after``, and keep it."""
-        last = max(after, self._read())
-        epoch = max(time.time_ns() // 1_000_000, last + 1)
+        """Return a larger one than ever before and than ``after``, and keep it; but never one that
+        is later than any may be: what would lead there counts as lost."""
+        now = time.time_ns() // 1_000_000
+        latest = protocol.latest_epoch(now)
+        epoch = max(now, *(last + 1 for last in (after, self._read()) if last < latest), 0)
         self._write(epoch)
         return epoch
 
     def _read(self) -> int:
         try:
-            last = int(self._file.read_text(encoding="ascii"))
+            return int(self._file.read_text(encoding="ascii"))
         except FileNotFoundError:
             return 0
         except (OSError, ValueError) as error:
             self._say(f"{self._file} can't be read: {error}")
             return 0
-        return last if 0 <= last < protocol.MOST - 1 else 0
 
     def _write(self, epoch: int) -> None:
         beside = self._file.with_name(self._file.name + ".new")

@@ -38,7 +38,10 @@ def text(conf: cfg.ConfigOpts) -> str:
         raw.register_opt(copy, group=group)
     raw([], default_config_files=conf.config_file, default_config_dirs=conf.config_dirs)
     sections: dict[str, list[str]] = {}
+    own = bool(conf.agent.transport_url)  # then Nova's user at the broker is none of its business
     for group, option in options:
+        if own and option.dest == "transport_url":
+            continue
         if publisher.is_set(raw, group, option.dest):
             value = str(configuration.value(raw, group, option))
             # "$" would be read as the beginning of another option's name

@@ -61,6 +61,7 @@ SCRIPTS = (
     "ageing",
     "age",
     "attend",
+    "unwant",
 )
 AGENT_SCRIPTS = ("snapshot", "statements", "fall_back")
 
@@ -402,6 +403,41 @@ class Writer:
             return bool(
                 self._client.set(self._keys.claim(name), b"1", nx=True, px=int(seconds * 1000))
             )
+
+    def hold(self, name: str, seconds: float) -> None:
+        """Claim a task for so long from now on, whoever has it; :class:`Unavailable`."""
+        with self._unavailable():
+            self._client.set(self._keys.claim(name), b"1", px=int(seconds * 1000))
+
+    def claimed(self, name: str) -> bool:
+        """Tell whether somebody has a task; :class:`Unavailable`."""
+        with self._unavailable():
+            return bool(self._client.exists(self._keys.claim(name)))
+
+    def release(self, name: str) -> None:
+        """Let others claim a task; :class:`Unavailable`."""
+        with self._unavailable():
+            self._client.delete(self._keys.claim(name))
+
+    def want(self, name: str, why: str, *, again: bool = True) -> None:
+        """Remember that a task is to be done, until :meth:`unwant`; :class:`Unavailable`.
+
+        :param again: as of now; else what is remembered already will do.
+        """
+        with self._unavailable():
+            self._client.set(self._keys.wanted(name), why.encode(), nx=not again)
+
+    def wanted(self, name: str) -> str:
+        """Return why a task is to be done; empty: it is not. :class:`Unavailable`."""
+        with self._unavailable():
+            why: Any = self._client.get(self._keys.wanted(name))
+            return (why or b"").decode(errors="replace")
+
+    def unwant(self, name: str, why: str) -> None:
+        """Forget that a task is to be done, unless another reason is remembered by now;
+        :class:`Unavailable`."""
+        with self._unavailable():
+            self._run("unwant", name, why.encode())
 
     def forget_images(self, before: int) -> None:
         """Forget id and size of images that no host holds and of which nothing was heard since.

@@ -3,6 +3,7 @@ union of their caches in the end."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,3 +220,59 @@ def test_a_silent_agents_host_is_inferred(
     finally:
         cloud.close()
         consumer.kill()
+
+
+@pytest.mark.parametrize(
+    "rights",
+    [
+        (".*", ".*", r"^(?!bus_cache\.info$)"),
+        (r"^(?!bus_cache\.info$)", ".*", ".*"),
+    ],
+    ids=["not to read", "not to declare"],
+)
+def test_without_rights_on_the_agents_queue(
+    rabbit: servers.RabbitMQ, redis_server: servers.Redis, tmp_path: Path, rights: tuple[str, ...]
+) -> None:
+    """Notifications are read on, and agents are not told that they are heard."""
+    redis_server.client().flushall()
+    rabbit.ctl("add_user", "reader", "secret")
+    rabbit.ctl("set_permissions", "-p", "/", "reader", *rights)
+    url = f"rabbit://reader:secret@127.0.0.1:{rabbit.port}/"
+    consumer = Program(tmp_path, configuration(url, redis_server.url, QUICK)).start()
+    cloud = publisher.Publisher(rabbit.url)
+    try:
+        consumer.reading()
+        cloud.created("h1", "image-0")
+        wait_for(lambda: sets(redis_server) == {names.fingerprint("image-0"): {"h1"}})
+        consumer.said("what agents say")
+        with redis_server.client() as client:
+            assert not client.exists("{bus_cache}:listening")
+    finally:
+        cloud.close()
+        consumer.kill()
+        rabbit.ctl("delete_user", "reader")
+
+
+def test_words_by_another_way_are_refused(
+    consumers: list[Program], rabbit: servers.RabbitMQ, redis_server: servers.Redis
+) -> None:
+    """Who may not write to the agents' exchange can still reach their queue by the default one."""
+    with kombu.Connection(rabbit.amqp_url) as connection, connection.channel() as channel:
+        agent = fleet.Agent("h1", 1)
+        agent.cache.add(fleet.IMAGES[0])
+        _, event, payload = agent.snapshot()
+        said = {
+            "message_id": "1",
+            "publisher_id": protocol.publisher("h1"),
+            "event_type": event,
+            "timestamp": "2026-01-01 00:00:00.000000",
+            "payload": payload,
+        }
+        body = json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(said)})
+        for exchange in ("", protocol.EXCHANGE):
+            message = channel.prepare_message(body.encode(), content_type="application/json")
+            channel.basic_publish(message, exchange=exchange, routing_key=protocol.QUEUE)
+            if not exchange:
+                wait_for(lambda: sum(len(each.lines("refused")) for each in consumers))
+                assert sets(redis_server) == {}
+    wait_for(lambda: sets(redis_server) == {fleet.IMAGES[0]: {"h1"}})

@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from bus_cache import names
@@ -46,6 +47,7 @@ RUNNING = [
     for n, image in enumerate(IMAGES * 4)
 ]
 PATIENCE = 30.0
+KEYS = names.Keys("bus_cache")
 
 
 class Cloud:
@@ -56,6 +58,7 @@ class Cloud:
         self.up = {f"cmp{n}": True for n in range(4)}
         self.unknown: set[str] = set()
         self.listings = 0
+        self.left_out: set[str] = set()
         self.failure = ""
         self.while_listing: Callable[[], object] = lambda: None
 
@@ -67,8 +70,12 @@ class Cloud:
     def servers(self) -> Iterator[list[Server]]:
         self.listings += 1
         for first in range(0, len(self.running), 5):
-            yield self.running[first : first + 5]
+            page = self.running[first : first + 5]
+            yield [each for each in page if each.host not in self.left_out]
             self.while_listing()
+
+    def exists(self, server: str) -> bool:
+        return any(each.id == server for each in self.running)
 
 
 @pytest.fixture
@@ -255,6 +262,45 @@ def test_a_compute_that_is_down_is_noted_and_one_that_is_back(writer: Writer) ->
     assert writer.usage("cmp2").service[0] <= down[0]  # type: ignore[index]
 
 
+def test_a_compute_that_is_down_again_is_noted(writer: Writer, store: servers.Redis) -> None:
+    """It was back in between: nobody told, but something was heard of the host."""
+    cloud = Cloud()
+    compared(writer, cloud)
+    cloud.up["cmp1"] = False
+    with store.client() as client:
+        client.hset(KEYS.services, "cmp1", msgpack.packb([BEFORE, False]))
+    assert writer.usage("cmp1").newest > BEFORE
+    compared(writer, cloud, repair=True)
+    again = writer.usage("cmp1").service
+    assert again is not None
+    assert not again[1]
+    assert again[0] >= writer.usage("cmp1").newest
+    compared(writer, cloud, repair=True)
+    assert writer.usage("cmp1").service == again
+
+
+def test_servers_of_a_cell_that_fails_in_the_middle_stay(
+    writer: Writer, index: Read, store: servers.Redis
+) -> None:
+    cloud = drifted(writer)
+    cloud.left_out = {"cmp1", "cmp2"}
+    with store.client() as client:  # else their use is younger than what the API says
+        client.delete(*(KEYS.uses(host) for host in cloud.left_out))
+    writer.apply(
+        InUse(each.host, each.id, each.image, BEFORE)
+        for each in RUNNING
+        if each.host in cloud.left_out
+    )
+    before = index()["uses"]
+    report, told = compared(writer, cloud, repair=True)
+    assert report.drift == KINDS
+    assert {each.host for each in told if each.kind == "server_gone"} == {"cmp0"}
+    assert (report.unsure, report.unknown) == (2, 0)
+    assert "2 hosts may have servers that Nova left out" in str(report)
+    for host in cloud.left_out:
+        assert index()["uses"][host] == before[host]  # type: ignore[index]
+
+
 # -- in the consumer ---------------------------------------------------------------------------
 
 
@@ -284,6 +330,21 @@ class Programs:
         for _, thread in self._running:
             thread.join(PATIENCE)
             assert not thread.is_alive()
+
+
+class Pause:
+    """Stops a cloud in the middle of a listing."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.begun, self._go_on = threading.Event(), threading.Event()
+        cloud.while_listing = self._wait
+
+    def _wait(self) -> None:
+        self.begun.set()
+        self._go_on.wait(PATIENCE)
+
+    def end(self) -> None:
+        self._go_on.set()
 
 
 @pytest.fixture
@@ -319,6 +380,79 @@ def test_a_request_is_kept_until_its_turn(programs: Programs, cloud: Cloud, writ
     program.request("the broker dropped messages")
     wait_for(lambda: program.counts["done"] == 1)
     assert cloud.listings == 1
+
+
+def test_what_was_asked_for_outlives_who_asked(
+    programs: Programs, cloud: Cloud, writer: Writer
+) -> None:
+    pause = Pause(cloud)
+    first = programs.start(interval=0)
+    first.request("the broker dropped messages")
+    assert pause.begun.wait(PATIENCE)
+    first.stop()  # its process would end now
+    assert writer.wanted(reconcile.WANTED)
+    assert not writer.claimed(reconcile.BEGUN)
+    second = programs.start(interval=0)
+    pause.end()
+    wait_for(lambda: second.counts["done"] == 1)
+    assert first.counts["done"] == 0
+    assert not writer.wanted(reconcile.WANTED)
+
+
+def test_after_a_crash_another_one_takes_over_when_the_claim_lapses(
+    programs: Programs, writer: Writer
+) -> None:
+    writer.want(reconcile.WANTED, "the keyspace was new\nwhoever began")
+    writer.hold(reconcile.BEGUN, 1)
+    program = programs.start(interval=0)
+    wait_for(lambda: program.counts["done"] == 1)
+    assert not writer.wanted(reconcile.WANTED)
+
+
+def test_what_is_asked_for_in_the_middle_is_done_again(
+    programs: Programs, cloud: Cloud, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "LATELY", 0.0)
+    pause = Pause(cloud)
+    program = programs.start(interval=0)
+    program.request("the keyspace was new", once=True)
+    assert pause.begun.wait(PATIENCE)
+    program.request("the keyspace was new", once=True)  # that one will do
+    writer.want(reconcile.WANTED, "the keyspace was new")  # this is another one
+    pause.end()
+    wait_for(lambda: program.counts["done"] == 2)
+    assert not writer.wanted(reconcile.WANTED)
+
+
+def test_who_reconciles_claims_it_as_long_as_it_lives(
+    programs: Programs, cloud: Cloud, writer: Writer
+) -> None:
+    claimed: list[bool] = []
+
+    def look() -> None:
+        claimed.append(writer.claimed(reconcile.BEGUN))
+        writer.release(reconcile.BEGUN)
+        program._held = float("-inf")  # long ago
+
+    cloud.while_listing = look
+    program = programs.start(interval=0)
+    program.request("the broker dropped messages")
+    wait_for(lambda: program.counts["done"] == 1)
+    assert claimed == [True] * 3
+
+
+def test_only_success_counts_for_the_interval(
+    programs: Programs, cloud: Cloud, writer: Writer
+) -> None:
+    pause = Pause(cloud)
+    first = programs.start()
+    assert pause.begun.wait(PATIENCE)
+    assert not writer.claimed(reconcile.RAN)
+    first.stop()
+    second = programs.start()
+    pause.end()
+    wait_for(lambda: second.counts["done"] == 1)
+    assert writer.claimed(reconcile.RAN)
 
 
 def test_without_an_interval_it_waits_for_a_request(programs: Programs, cloud: Cloud) -> None:
@@ -365,17 +499,11 @@ def test_redis_away_is_survived(programs: Programs, cloud: Cloud, store: servers
 
 
 def test_it_stops_in_the_middle_of_a_listing(programs: Programs, cloud: Cloud) -> None:
-    began, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        began.set()
-        go_on.wait(PATIENCE)
-
-    cloud.while_listing = hold
+    pause = Pause(cloud)
     program = programs.start()
-    assert began.wait(PATIENCE)
+    assert pause.begun.wait(PATIENCE)
     program.stop()
-    go_on.set()
+    pause.end()
     programs.stop()
     assert (program.counts["done"], program.counts["failed"]) == (0, 0)
 

@@ -70,7 +70,7 @@ def test_the_driver_is_that_of_nova(load: Load) -> None:
     assert isinstance(inventory.choose(load("[agent]\ninventory=libvirt\n", "own.Driver")), Libvirt)
 
 
-@pytest.mark.parametrize("driver", ["fake.FakeDriver", "ironic.IronicDriver", "zvm.ZVMDriver"])
+@pytest.mark.parametrize("driver", ["fake.FakeDriver", "ironic.IronicDriver"])
 def test_a_driver_without_a_cache(load: Load, driver: str) -> None:
     """Nothing is listed, and why is told."""
     chosen = inventory.choose(load(driver=driver))
@@ -163,8 +163,12 @@ def test_a_part_that_nobody_writes_is_not_on_its_way(libvirt: Libvirt, base: Pat
     assert libvirt.list() == Inventory([], [])
 
 
-def test_no_folder(libvirt: Libvirt) -> None:
-    """Nova makes it when it caches the first image."""
+def test_no_folder(libvirt: Libvirt, tmp_path: Path) -> None:
+    """Nova makes it when it caches the first image; but where the one above is absent, nothing is
+    known."""
+    with pytest.raises(Unreadable, match="instances is no folder: is it mounted"):
+        libvirt.list()
+    (tmp_path / "instances").mkdir()
     assert libvirt.list() == Inventory([], [])
     assert libvirt.look(A) == (None, False)
 
@@ -204,6 +208,76 @@ def test_an_entry_that_cannot_be_read(
     ]
     monkeypatch.undo()
     assert len(libvirt.list().images) == 2
+
+
+def test_none_of_the_entries_may_be_read(libvirt: Libvirt, base: Path) -> None:
+    """A folder that may be listed but not searched is not taken for an empty one."""
+    os.chmod(base, 0o744)
+    write(base / "swap_1")
+    write(base / A)
+    write(base / f"{B}.part")
+    reason = f"nothing in {base} can be read: Permission denied"
+    assert as_nobody(libvirt, base) == [reason, reason]
+    (base / A).unlink()
+    assert as_nobody(libvirt, base) == [reason, reason]
+    os.chmod(base, 0o755)
+    assert as_nobody(libvirt, base) == [f"Inventory(images=[], fetching=['{B}'])", "(None, False)"]
+
+
+def as_nobody(libvirt: Libvirt, base: Path) -> list[str]:
+    """Return what a user who owns nothing lists, and sees of A, or why it can't."""
+    for folder in base.parents:
+        if folder.stat().st_uid == os.geteuid() and len(folder.parts) > 2:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    ours, others = os.pipe()
+    child = os.fork()  # as root may search everything
+    if not child:
+        try:
+            if os.geteuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            else:  # this user's own folder
+                mode = base.stat().st_mode
+                base.chmod(mode & 0o077 | (mode & 0o007) << 6)
+            said = []
+            for work in (libvirt.list, lambda: libvirt.look(A)):
+                try:
+                    said.append(str(work()))
+                except Unreadable as error:
+                    said.append(str(error))
+            os.write(others, "\n".join(said).encode())
+        finally:
+            os._exit(0)
+    os.close(others)
+    with open(ours) as file:
+        lines = file.read().split("\n")
+    os.waitpid(child, 0)
+    return lines
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT])
+@pytest.mark.parametrize("failing", [A, f"{B}.part"])
+def test_a_storage_that_fails(
+    libvirt: Libvirt, base: Path, monkeypatch: pytest.MonkeyPatch, number: int, failing: str
+) -> None:
+    """Whether an image is there is not known: it is not said to be gone."""
+    write(base / A)
+    write(base / f"{B}.part")
+    write(base / C)
+    stat = os.stat
+
+    def fail(path: Any, **options: Any) -> os.stat_result:
+        if Path(path).name == failing:
+            raise OSError(number, os.strerror(number))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", fail)  # no such storage at hand
+    reason = f"^{base}/{failing} can't be read: {os.strerror(number)}$"
+    with pytest.raises(Unreadable, match=reason):
+        libvirt.list()
+    with pytest.raises(Unreadable, match=reason):
+        libvirt.look(failing[:40])
+    assert libvirt.look(C)[0]
 
 
 def test_ten_thousand_entries(libvirt: Libvirt, base: Path) -> None:

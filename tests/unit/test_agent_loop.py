@@ -216,7 +216,7 @@ def test_asked_for_a_snapshot(running: Running) -> None:
     assert running.bus.next().payload["epoch"] == epoch
     running.agent.asked(epoch, 0)
     assert running.bus.next().payload["epoch"] == epoch
-    future = epoch + 10**12
+    future = epoch + 10**11
     running.agent.asked(future, 0)
     second = running.bus.next().payload
     assert (second["epoch"], second["sequence"]) == (future + 1, 0)
@@ -302,13 +302,46 @@ def test_changes_that_wait_are_bounded(make: Make) -> None:
     assert agent._everything
 
 
+def test_a_clock_that_was_years_ahead(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Set right, the agent begins an epoch that consumers take, without a restart."""
+    now = time.time_ns() // 1_000_000
+    running.agent._state.begin(protocol.latest_epoch(now) + 10**9)
+    running.agent.asked(0, 0)
+    payload = running.bus.next().payload
+    assert now <= payload["epoch"] <= now + 60_000
+    assert payload["sequence"] == 0
+    assert "clock was set back by years" in caplog.text
+
+
+def test_an_epoch_does_not_last(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that was garbled or forged with a huge sequence does not silence it for ever."""
+    epoch = running.agent._state.epoch
+    running.agent._epoch_ends = time.monotonic()
+    running.cache.held = [A]
+    running.agent.changed(A)
+    assert running.bus.next().payload["epoch"] == epoch  # only with a snapshot
+    running.agent.asked(0, 0)
+    later = running.bus.next().payload
+    assert later["epoch"] > epoch
+    assert later["sequence"] == 0
+    running.agent.asked(0, 0)
+    again = running.bus.next().payload
+    assert (again["epoch"], again["sequence"]) == (later["epoch"], 1)
+
+
+NOW = 1_800_000_000_000
+LATEST = protocol.latest_epoch(NOW)
+
+
 @pytest.mark.parametrize(
     ("arguments", "asked"),
     [
         ({}, (0, 0)),
         ({"after": 7, "spread": 2.5, "later": "more"}, (7, 2.5)),
-        ({"after": protocol.MOST - 2, "spread": 1}, (protocol.MOST - 2, 1)),
-        ({"after": protocol.MOST - 1, "spread": float("inf")}, (0, MOST_SPREAD)),
+        ({"after": LATEST - 1, "spread": 1}, (LATEST - 1, 1)),
+        ({"after": LATEST, "spread": float("inf")}, (0, MOST_SPREAD)),
         ({"after": -1, "spread": -1}, (0, 0)),
         ({"after": 1.5, "spread": float("nan")}, (0, 0)),
         ({"after": "7", "spread": "7"}, (0, 0)),
@@ -316,8 +349,11 @@ def test_changes_that_wait_are_bounded(make: Make) -> None:
         ({"after": 10**400, "spread": None}, (0, 0)),
     ],
 )
-def test_whatever_is_asked(arguments: dict[str, object], asked: tuple[int, float]) -> None:
+def test_whatever_is_asked(
+    arguments: dict[str, object], asked: tuple[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What makes no sense counts as not said; what is said can always be exceeded."""
+    monkeypatch.setattr(time, "time_ns", lambda: NOW * 1_000_000)
     calls: list[tuple[int, float]] = []
 
     class Asked:

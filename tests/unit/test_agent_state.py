@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable
 
@@ -16,6 +17,8 @@ from bus_cache.names import fingerprint
 from bus_cache.protocol import CachedImage, Inventory
 
 A, B, C = (fingerprint(name) for name in "abc")
+
+NOW = 1_800_000_000_000
 
 
 def held(*fingerprints: str) -> dict[str, CachedImage | None]:
@@ -135,6 +138,34 @@ def test_more_than_can_be_told_is_refused() -> None:
     gone = next(iter(many))
     assert numbers([agent.statement(Difference(protocol.CLEANUP, gone))]) == [(5, 1)]
     agent.statement(Difference(protocol.STORED, A, held(A)[A]))
+
+
+@pytest.mark.parametrize(
+    ("version", "now", "taken"),
+    [
+        ((0, 0), None, True),
+        ((2**53 - 1, 0), None, True),
+        ((2**53, 0), None, False),
+        ((NOW + protocol.MOST_EPOCH_AHEAD, 0), NOW, True),
+        ((NOW + protocol.MOST_EPOCH_AHEAD + 1, 0), NOW, False),
+        ((2**53 - 1, 0), NOW, False),
+        ((NOW, 0), 0, True),  # our own clock is wrong
+        ((NOW, protocol.MOST_SEQUENCE), NOW, True),
+        ((NOW, protocol.MOST_SEQUENCE + 1), NOW, False),
+        ((NOW, -1), NOW, False),
+    ],
+)
+def test_epochs_and_sequences_that_are_taken(
+    version: tuple[int, int], now: int | None, taken: bool
+) -> None:
+    """One that no later one could exceed is refused."""
+    for event, payload in (
+        (protocol.STORED, protocol.statement("h1", version, A)),
+        (protocol.SNAPSHOT, protocol.snapshot("h1", version, [])),
+    ):
+        with contextlib.nullcontext() if taken else pytest.raises(protocol.Refused, match=" to "):
+            said = protocol.read(event, protocol.publisher("h1"), 1, payload, now=now)
+            assert said.version == version
 
 
 CACHE = st.dictionaries(st.sampled_from([A, B, C]), st.booleans(), max_size=3).map(

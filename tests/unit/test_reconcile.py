@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgpack
 import pytest
@@ -11,8 +11,16 @@ import pytest
 from bus_cache import names
 from bus_cache.index.changes import Held, HostDeleted, InUse, NotInUse, Source
 from bus_cache.index.writer import Usage
-from consumers.nova_api import Server
-from consumers.reconcile import Picture, Use, compare, compare_unknown
+from consumers.nova_api import ApiError, Server, Services
+from consumers.reconcile import (
+    MOST_FAILURES,
+    SAMPLE,
+    Absent,
+    Picture,
+    Use,
+    compare,
+    compare_unknown,
+)
 
 NOW = 1_700_000_000_000
 IMAGE, OTHER = "image-1", "image-2"
@@ -189,6 +197,73 @@ def test_nothing_leaves_while_a_cell_does_not_answer() -> None:
 
 def test_what_can_be_no_server_is_left_alone() -> None:
     assert changes({}, usage(uses={b"short": row(0, (RAW, 1))})) == []
+
+
+class Asked:
+    """Answers by id whether a server is there; fails where it has no answer."""
+
+    def __init__(self, answers: Mapping[str, bool]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def services(self) -> Services:
+        raise NotImplementedError
+
+    def servers(self) -> Iterator[list[Server]]:
+        raise NotImplementedError
+
+    def exists(self, server: str) -> bool:
+        self.asked.append(server)
+        if server not in self.answers:
+            raise ApiError("a cell does not answer")
+        return self.answers[server]
+
+
+MANY = {uuid.uuid4().bytes: row(0, (RAW, NOW - 1)) for _ in range(20)}
+IDS = [str(uuid.UUID(bytes=raw)) for raw in MANY]
+
+
+def left(absent: Absent, seen: Mapping[bytes, Use] | None = None) -> set[str]:
+    """Return who leaves a host on which the index has many servers."""
+    found = absent.sure(list(compare("cmp1", seen or {}, usage(RAW, uses=MANY), NOW)))
+    return {each.subject for each in found if each.kind == "server_gone"}
+
+
+def test_a_few_servers_of_a_host_are_asked_for_before_all_leave() -> None:
+    api = Asked(dict.fromkeys(IDS, False))
+    absent = Absent(api, set())
+    assert left(absent) == set(IDS)
+    assert len(set(api.asked)) == len(api.asked) == SAMPLE
+    assert absent.unsure == 0
+
+
+def test_nobody_leaves_a_host_of_which_a_server_is_there_after_all() -> None:
+    api = Asked(dict.fromkeys(IDS, True))
+    absent = Absent(api, set())
+    differences = list(compare("cmp1", {KEY: USES}, usage(uses=MANY), NOW))
+    assert {each.kind for each in absent.sure(differences)} == {"image_missing", "server_missing"}
+    assert (absent.unsure, len(api.asked)) == (1, 1)
+
+
+def test_nobody_leaves_while_nova_fails_and_it_is_not_asked_for_long() -> None:
+    api = Asked({})
+    absent = Absent(api, set())
+    for _ in range(MOST_FAILURES + 5):
+        assert left(absent) == set()
+    assert (absent.unsure, len(api.asked)) == (MOST_FAILURES + 5, MOST_FAILURES)
+
+
+def test_who_is_listed_elsewhere_leaves_without_a_question() -> None:
+    api = Asked({})
+    assert left(Absent(api, set(MANY))) == set(IDS)
+    assert api.asked == []
+    one, *others = MANY
+    api = Asked({str(uuid.UUID(bytes=one)): True})
+    assert left(Absent(api, set(others))) == {str(uuid.UUID(bytes=raw)) for raw in others}
+
+
+def test_a_shelved_server_is_listed_though_it_is_nowhere() -> None:
+    assert picture(server(host="", state="shelved_offloaded")).listed == {KEY}
 
 
 # -- hosts -------------------------------------------------------------------------------------

@@ -23,6 +23,10 @@ _DRIVERS = {"vmwareapi": "vmware"}
 """Package of a ``compute_driver`` in nova/virt -> our driver, where the names differ."""
 
 
+_CACHE_NOTHING = ("fake", "ironic")
+"""Packages of drivers of Nova that fetch no images to their host."""
+
+
 class Unreadable(Exception):
     """The cache can't be listed for now; the text says why, on one line. It is tried again."""
 
@@ -51,9 +55,10 @@ class Driver(abc.ABC):
     def list(self) -> Inventory:
         """Return all that is in the cache now; nothing where the cache does not exist yet.
 
-        One entry that can't be read is left out, and logged once.
+        One entry that may not be read is left out, and logged once. What could not be read says
+        nothing of what is there: it never makes an image look gone.
 
-        :raises Unreadable: the cache can't be listed for now.
+        :raises Unreadable: the cache, or an entry of it, can't be read for now.
         """
 
     def watch(self, changed: Callable[[str | None], None]) -> None:  # noqa: B027 - not all can
@@ -92,7 +97,7 @@ class Nothing(Driver):
 
     @property
     def caches_nothing(self) -> str:
-        """Because Nova's driver is one for which there is no inventory driver."""
+        """Because Nova's driver fetches no images."""
         return f"compute_driver = {self._compute_driver}"
 
     def list(self) -> Inventory:
@@ -117,8 +122,14 @@ def choose(conf: cfg.ConfigOpts) -> Driver:
     try:
         found = stevedore_driver.DriverManager[Any](NAMESPACE, name).driver
     except stevedore_exception.NoMatches:
-        if not named:
+        if not named and name in _CACHE_NOTHING:
             return Nothing(conf)
+        if not named:
+            raise ConfigurationError(
+                f"compute_driver = {conf.compute_driver}: there is no inventory driver for it. "
+                "Correct it, or name one in [agent] inventory; a host that caches no images needs "
+                "no agent."
+            ) from None
         raise ConfigurationError(f"[{agent.GROUP}] inventory = {named}: no such driver.") from None
     except ModuleNotFoundError as error:
         raise ConfigurationError(

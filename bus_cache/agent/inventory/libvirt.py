@@ -55,6 +55,8 @@ class Libvirt(Driver):
         self._cloned = (
             conf[nova.LIBVIRT_GROUP].images_type == "rbd" and not conf[agent.GROUP].inventory
         )
+        self._instances: str = conf.instances_path
+        self._absent = False
         self._unreadable: set[str] = set()
         self._watch: Watch | None = None
 
@@ -71,30 +73,53 @@ class Libvirt(Driver):
     def list(self) -> Inventory:
         """List the folder."""
         images: list[CachedImage] = []
-        coming: list[str] = []
-        failed: set[str] = set()
+        coming: set[str] = set()
+        refused: dict[str, str] = {}
+        read = False
         try:
             with os.scandir(self._folder) as entries:
                 for entry in entries:
                     name = _NAME.fullmatch(entry.name)
                     if not name:
                         continue
+                    try:
+                        status = self._status(entry.name)
+                    except PermissionError as error:
+                        refused[entry.name] = error.strerror or ""
+                        continue
+                    read = read or status is not None
                     if name[2]:
-                        coming += [name[1]] * self._is_coming(entry.name)
-                    elif image := self._image(entry.name, failed):
+                        coming.update([name[1]] * _is_coming(status))
+                    elif image := _image(entry.name, status):
                         images.append(image)
         except (FileNotFoundError, NotADirectoryError):  # Nova makes it when it first needs it
-            pass
+            if not os.path.isdir(self._instances):
+                raise Unreadable(
+                    f"instances_path = {self._instances} is no folder: is it mounted, and is it "
+                    "the one of nova-compute?"
+                ) from None
+            if not self._absent:
+                LOG.info("%s does not exist yet: the cache is empty", self._folder)
+            self._absent = True
         except OSError as error:
             raise Unreadable(f"{self._folder} can't be listed: {error.strerror}") from None
-        self._unreadable = failed  # of those alone: one that is readable again may be told again
-        whole = {image.fingerprint for image in images}
-        return Inventory(images, sorted(set(coming) - whole))
+        if refused and not read:  # it may be listed, not searched
+            raise Unreadable(
+                f"nothing in {self._folder} can be read: {next(iter(refused.values()))}"
+            )
+        for each in refused.keys() - self._unreadable:
+            LOG.warning("%s/%s is left out: %s", self._folder, each, refused[each])
+        self._unreadable = set(refused)  # one that is readable again may be told again
+        return Inventory(images, sorted(coming.difference(image.fingerprint for image in images)))
 
     def look(self, fingerprint: str) -> tuple[CachedImage | None, bool]:
         """Look at the files of one image."""
-        image = self._image(fingerprint, set())
-        return image, not image and any(self._is_coming(fingerprint + end) for end in _COMING)
+        try:
+            image = _image(fingerprint, self._status(fingerprint))
+            coming = (self._status(fingerprint + end) for end in _COMING)
+            return image, not image and any(_is_coming(each) for each in coming)
+        except PermissionError:  # of this one alone? All must be tried to know
+            return super().look(fingerprint)
 
     def watch(self, changed: Callable[[str | None], None]) -> None:
         """Watch the folder with inotify."""
@@ -112,23 +137,27 @@ class Libvirt(Driver):
         if self._watch:
             self._watch.close()
 
-    def _image(self, name: str, failed: set[str]) -> CachedImage | None:
-        try:
-            status = os.stat(f"{self._folder}/{name}")
-        except (FileNotFoundError, NotADirectoryError):  # it went meanwhile
-            return None
-        except OSError as error:
-            if name not in self._unreadable:
-                LOG.warning("%s/%s is left out: %s", self._folder, name, error.strerror)
-            self._unreadable.add(name)
-            failed.add(name)
-            return None
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        return CachedImage(name, status.st_blocks * 512, int(status.st_mtime))
+    def _status(self, name: str) -> os.stat_result | None:
+        """Return what is known of a file; None where it went meanwhile.
 
-    def _is_coming(self, name: str) -> bool:
+        :raises PermissionError: it is not for us.
+        :raises Unreadable: it can't be told for now.
+        """
         try:
-            return time.time() - os.stat(f"{self._folder}/{name}").st_mtime < _ABANDONED
-        except OSError:
-            return False
+            return os.stat(f"{self._folder}/{name}")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except PermissionError:
+            raise
+        except OSError as error:  # of NFS or a disk: nothing tells whether it is there
+            raise Unreadable(f"{self._folder}/{name} can't be read: {error.strerror}") from None
+
+
+def _image(name: str, status: os.stat_result | None) -> CachedImage | None:
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return None
+    return CachedImage(name, status.st_blocks * 512, int(status.st_mtime))
+
+
+def _is_coming(status: os.stat_result | None) -> bool:
+    return status is not None and time.time() - status.st_mtime < _ABANDONED
