@@ -46,8 +46,9 @@ class Keys:
     ``images``                HASH    raw fingerprint -> msgpack [id, size in bytes or false, last
                                       day of evidence since 1970]: what is known of images
     ``host:<host>``           HASH    raw fingerprint -> msgpack [stamp in ms, source]: the newest
-                                      evidence that this host holds the image; and, where it came
-                                      late, when
+                                      evidence that this host holds the image; where it came late,
+                                      when, else false; and where it does not touch a file that is
+                                      there, the stamp of the newest that does
     ``hosts``                 ZSET    host -> stamp in ms of the newest evidence that it gave
     ``agent:<host>``          HASH    raw fingerprint -> '' (it was in the agent's last snapshot) or
                                       msgpack [epoch, sequence, held, stamp in ms] (what the agent
@@ -63,9 +64,9 @@ class Keys:
                                       or when the agent is asked again
     ``listening``             HASH    bus -> ms when agents were last told that somebody reads
     ``coming:<fingerprint>``  ZSET    host -> ms until which the image is on its way, at the most
-    ``uses:<host>``           HASH    raw server id -> msgpack [left, raw fingerprint, stamp, ...]:
-                                      when the server left the host (0: never), and until when at
-                                      least it used which images there
+    ``uses:<host>``           HASH    raw server id -> msgpack [stamp in ms, raw fingerprint, ...]:
+                                      since when the server used which images there, or, empty, that
+                                      it left; the newest first
     ``services``              HASH    host -> msgpack [stamp in ms, whether nova-compute is up]
     ``ageing``                ZSET    host -> oldest stamp of a change since the last ageing sweep
     ``claim:<name>``          STRING  one consumer does this now; expires

@@ -6,23 +6,29 @@ removes each other file whose time of modification is ``remove_unused_original_m
 old, or older. A boot, a rescue and caching in advance touch a file, too (``create_image`` in
 nova/virt/libvirt/imagebackend.py, ``cache_image`` in nova/virt/libvirt/driver.py).
 
-So a file that no server uses was touched last by what is the newest evidence of it, or by the last
-pass that saw it used: up to an interval before its last server left. It goes with the first pass
-that finds it old enough: after the minimum age less an interval since that server left at the
-earliest, after the minimum age and an interval at the latest. The phase of the passes can't be
-seen, and the latest counts: an image is claimed for two intervals too long at the most, and never
-given up while a server uses it.
+So a file that no server uses was touched last by what fetched it, or by the last pass that saw it
+used: up to an interval before its last server left. It goes with the first pass that finds it old
+enough: after the minimum age less an interval since that server left at the earliest, after the
+minimum age and an interval at the latest. The phase of the passes can't be seen, and the latest
+counts: an image is claimed for two intervals too long at the most, and never given up while a
+server uses it.
+
+A use need not touch the file when it begins: an unshelved server, a resize or cold migration to a
+host that has the image, and its revert do not. So a use that lasted for less than an interval, and
+did not begin with a touch, counts for nothing: most likely no pass saw it. And a resize or a cold
+migration counts as a touch only where the file may have been gone by then, and fetched anew.
 
 What servers use is a row for each server on a host (see ``uses:<host>`` in
-:class:`bus_cache.names.Keys`): msgpack ``[left, fingerprint, stamp, fingerprint, stamp, ...]``, raw
-fingerprints, newest stamp first. The server has used the first one since its stamp, unless it left
-then or later; and each other one until the next newer stamp, or until it left, where that was
-before.
+:class:`bus_cache.names.Keys`): msgpack ``[stamp, what, stamp, what, ...]``, newest first; what is a
+raw fingerprint: from then on the server used that image, or empty: it left. What was told holds
+until the next newer thing that is another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgpack
@@ -74,37 +80,44 @@ class Policy(NamedTuple):
 class Use(NamedTuple):
     """What one server uses and used on one host: see the module."""
 
-    left: int
-    images: tuple[tuple[bytes, int], ...]
-    """Raw fingerprints, each with the newest stamp at which it was used; newest first."""
-
-    def ends(self) -> Iterator[tuple[bytes, int | None]]:
-        """Yield each image with the stamp at which its use ended; None: it goes on."""
-        end: int | None = None
-        for fingerprint, stamp in self.images:
-            if self.left >= stamp:
-                end = self.left if end is None else min(end, self.left)
-            yield fingerprint, end
-            end = stamp
+    said: tuple[tuple[int, bytes], ...]
+    """Stamps, each with the raw fingerprint of what was used from then on; empty: the server left.
+    Newest first; never empty in Redis."""
 
     @property
-    def over(self) -> int | None:
-        """The stamp at which the server's last use ended; None: it goes on."""
-        return next(self.ends(), (b"", self.left))[1]
+    def image(self) -> bytes | None:
+        """The image that the server uses; None: it left."""
+        return self.said[0][1] or None if self.said else None
+
+    @property
+    def newest(self) -> int:
+        """The newest stamp."""
+        return self.said[0][0] if self.said else 0
+
+    def intervals(self) -> Iterator[tuple[bytes, int, int | None]]:
+        """Yield each use with the stamps of its begin and its end, the newest first; None: it goes
+        on."""
+        end: int | None = None
+        for what, same in itertools.groupby(self.said, key=operator.itemgetter(1)):
+            begin = min(stamp for stamp, _ in same)
+            if what:
+                yield what, begin, end
+            end = begin
 
     def merged(self, fingerprint: bytes | None, stamp: int, most: int) -> Use:
         """Return what is known when an image is used, or, with None, when the server left.
 
         It is what ``uses.lua`` does in Redis: the same in any order, any number of times.
 
-        :param most: images to remember; the oldest are forgotten.
+        :param most: things to remember; the oldest are forgotten.
         """
-        if fingerprint is None:
-            return self._replace(left=max(self.left, stamp))
-        images = dict(self.images)
-        images[fingerprint] = max(stamp, images.get(fingerprint, 0))
-        newest = sorted(images.items(), key=lambda each: each[::-1], reverse=True)
-        return self._replace(images=tuple(newest[:most]))
+        said = {*self.said, (stamp, fingerprint or b"")}
+        return Use(tuple(sorted(said, key=_order, reverse=True)[:most]))
+
+
+def _order(said: tuple[int, bytes]) -> tuple[int, bool, bytes]:
+    """Return by what a row is sorted: of one stamp, that the server left is the newest."""
+    return said[0], not said[1], said[1]
 
 
 def use_of(row: bytes) -> Use | None:
@@ -113,13 +126,12 @@ def use_of(row: bytes) -> Use | None:
         values = msgpack.unpackb(row, raw=True)
     except (ValueError, TypeError, msgpack.UnpackException):
         return None
-    if not isinstance(values, list) or len(values) % 2 == 0 or type(values[0]) is not int:
+    if not isinstance(values, list) or not values or len(values) % 2:
         return None
-    images = list(zip(values[1::2], values[2::2], strict=True))
-    if not all(isinstance(raw, bytes) and type(stamp) is int for raw, stamp in images):
+    said = list(zip(values[::2], values[1::2], strict=True))
+    if not all(type(stamp) is int and isinstance(what, bytes) for stamp, what in said):
         return None
-    images.sort(key=lambda each: each[::-1], reverse=True)
-    return Use(values[0], tuple(images))
+    return Use(tuple(sorted(said, key=_order, reverse=True)))
 
 
 class Outlook(NamedTuple):
@@ -135,7 +147,7 @@ class Outlook(NamedTuple):
 
 def outlook(
     policy: Policy,
-    evidence: Mapping[bytes, tuple[int, int]],
+    evidence: Mapping[bytes, Sequence[int]],
     uses: Mapping[bytes, bytes],
     *,
     service: tuple[int, bool] | None,
@@ -147,37 +159,65 @@ def outlook(
     While the host's nova-compute is down nothing goes, and after it came back nothing before it has
     had time for a pass. Any evidence of the host that is newer says that it is back.
 
-    :param evidence: raw fingerprint -> stamp and source of the newest evidence.
+    :param evidence: raw fingerprint -> stamp and source of the newest evidence, and, where that
+        does not touch a file that is there, the stamp of the newest that does, if there is any.
     :param uses: raw server id -> row.
     :param service: stamp and whether nova-compute is up since then; None: nothing is known.
     :param newest: stamp of the newest evidence that the host ever gave.
     :param now: our clock, as all stamps in milliseconds since 1970.
     """
-    ends, forget, looks = _judge(policy, uses, now)
+    used, forget, looks = _judge(policy, uses, now)
     due: list[tuple[bytes, int]] = []
     rests = not policy.enabled or (service is not None and not service[1] and newest <= service[0])
     back = service[0] - policy.minimum_age if service is not None and service[1] else 0
-    for fingerprint, (stamp, _source) in evidence.items():
-        end = ends.get(fingerprint, 0)
-        if end is None:
+    for fingerprint, said in evidence.items():
+        spans = used.get(fingerprint, [])
+        if any(end is None for _, end in spans):
             continue
-        since = max(stamp, end, back)
+        since = max(_touched(policy, said, spans), back)
         if rests:
             looks.append(now - policy.minimum_age)  # in an interval
         elif since + policy.wait <= now:
-            due.append((fingerprint, stamp))
+            due.append((fingerprint, said[0]))
         else:
             looks.append(since)
     return Outlook(due, forget, min(looks, default=None))
 
 
+def _touched(policy: Policy, said: Sequence[int], spans: Sequence[tuple[int, int | None]]) -> int:
+    """Return when the file of an image that nobody uses was touched last, at the latest, by its
+    evidence and its uses."""
+    stamp, touched = said[0], said[2] if len(said) > 2 else said[0]
+    since = touched
+    for begin, end in _joined(spans):
+        # else no pass need have seen it
+        if end - begin >= policy.interval or end - touched <= policy.interval:
+            since = max(since, end)
+    if stamp - since >= policy.minimum_age - policy.interval:
+        since = max(since, stamp)  # it may have been gone, and was fetched anew then
+    return since
+
+
+def _joined(spans: Sequence[tuple[int, int | None]]) -> Iterator[tuple[int, int]]:
+    """Yield the times at which any server used an image, of ended uses."""
+    begin, end = 0, -1
+    for each, till in sorted((each, till or 0) for each, till in spans):
+        if each > end:
+            if end >= 0:
+                yield begin, end
+            begin, end = each, till
+        end = max(end, till)
+    if end >= 0:
+        yield begin, end
+
+
 def _judge(
     policy: Policy, uses: Mapping[bytes, bytes], now: int
-) -> tuple[dict[bytes, int | None], list[tuple[bytes, bytes]], list[int]]:
-    """Return when the use of each image ended (None: it goes on), the rows to forget, and the
-    stamps at which to look again for others to forget.
+) -> tuple[dict[bytes, list[tuple[int, int | None]]], list[tuple[bytes, bytes]], list[int]]:
+    """Return begin and end of the uses of each image (None: it goes on), the rows to forget, and
+    the stamps at which to look again for others to forget.
     """
-    ends: dict[bytes, int | None] = {}
+    used: dict[bytes, list[tuple[int, int | None]]] = {}
     forget: list[tuple[bytes, bytes]] = []
     looks: list[int] = []
     for server, row in uses.items():
@@ -185,12 +225,11 @@ def _judge(
         if use is None:
             forget.append((server, row))
             continue
-        for fingerprint, end in use.ends():
-            known = ends.get(fingerprint, 0)
-            ends[fingerprint] = None if end is None or known is None else max(end, known)
-        over = use.over
-        if over is not None and over + policy.keep <= now:
-            forget.append((server, row))
-        elif over is not None:
-            looks.append(over + policy.keep - policy.wait)
-    return ends, forget, looks
+        for fingerprint, begin, end in use.intervals():
+            used.setdefault(fingerprint, []).append((begin, end))
+        if not use.image:
+            if use.newest + policy.keep <= now:
+                forget.append((server, row))
+            else:
+                looks.append(use.newest + policy.keep - policy.wait)
+    return used, forget, looks

@@ -337,10 +337,7 @@ def _uses(raw: bytes | None) -> str:
 def _in_use(row: bytes | None) -> tuple[bytes | None, int]:
     """Return which image a server uses by a row of the index, and the row's newest stamp."""
     use = ageing.use_of(row) if row else None
-    if use is None:
-        return None, 0
-    image, stamp = use.images[0] if use.images else (None, 0)
-    return (image if use.over is None else None), max(use.left, stamp)
+    return (use.image, use.newest) if use else (None, 0)
 
 
 # -- the procedure ----------------------------------------------------------------------------

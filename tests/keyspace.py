@@ -60,9 +60,9 @@ def everything(client: redis.Redis, keyspace: str = "bus_cache") -> dict[str, An
             rows = {str(uuid.UUID(bytes=raw)): row for raw, row in client.hgetall(key).items()}
             uses = {server: ageing.use_of(row) for server, row in rows.items()}
             found["uses"][rest] = {
-                server: use.images[0][0].hex()
+                server: use.image.hex()
                 for server, use in uses.items()
-                if use is not None and use.over is None
+                if use is not None and use.image
             }
         elif kind == "coming":
             found["coming"][rest] = {host.decode() for host in client.zrange(key, 0, -1)}

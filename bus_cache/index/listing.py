@@ -319,15 +319,17 @@ class Listing:
     def _servers(self, host: str) -> int:
         """Count the servers that use an image on a host.
 
-        A server's row is when it left, then fingerprint and stamp of each image, the newest first.
+        A server's row is stamp and fingerprint of each image that it used, or empty where it left;
+        the newest first.
         """
         count = 0
         for _, value in self._pairs("hscan_iter", self._keys.uses(host)):
-            row = _unpacked(value, 1, raw=True)
-            if row is None or not all(map(_is_count, (row[0], *row[2:3]))):
+            row = _unpacked(value, 2, raw=True)
+            broken = row is None or len(row) % 2 or not _is_count(row[0])
+            if row is None or broken or not isinstance(row[1], bytes):
                 self._complain(f"what a server uses on {host} can't be read")
             else:
-                count += len(row) > 2 and row[2] > row[0]
+                count += bool(row[1])
         return count
 
     # -- what Redis answers ----------------------------------------------------------------

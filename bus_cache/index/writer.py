@@ -45,8 +45,8 @@ LATE = 3600
 """Seconds after which evidence that comes is late: the consumer was away, or a clock is wrong. It
 ages from its arrival, since what ended its use may be late, too."""
 
-MOST_USES = 8
-"""Images that the index remembers of one server on one host, after rebuilds."""
+MOST_USES = 16
+"""Things that the index remembers of one server on one host: that it used an image, or left."""
 
 SCRIPTS = (
     "probe",
@@ -106,10 +106,14 @@ class Attention(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What is known of a host that no agent reports: see :class:`bus_cache.names.Keys`."""
+    """What is known of a host that no agent reports: see :class:`bus_cache.names.Keys`.
+
+    ``evidence``: stamp and source, and, where the source does not touch a file that is there, the
+    stamp of the newest evidence that does, if there is any.
+    """
 
     managed: bool
-    evidence: dict[bytes, tuple[int, int]]
+    evidence: dict[bytes, tuple[int, ...]]
     uses: dict[bytes, bytes]
     service: tuple[int, bool] | None
     newest: int
@@ -558,7 +562,8 @@ def _groups(changes: Iterable[Change]) -> Iterator[Sequence[Change]]:
     """Yield statements of one kind that one script call can take; what is said twice, once.
 
     Sorting by kind is allowed since order does not matter. Two formats of one notification say the
-    same within milliseconds: only the newest of what is said about the same goes on.
+    same within milliseconds: only the newest of what is said about the same goes on. Of what
+    servers use all is remembered.
     """
     newest: dict[object, Change] = {}
     for change in changes:
@@ -571,10 +576,12 @@ def _groups(changes: Iterable[Change]) -> Iterator[Sequence[Change]]:
 def _about(change: Change) -> object:
     """Return what two statements share of which the newer says all that both say."""
     kind = type(change)
-    if isinstance(change, (Held, Fetching, FetchFailed, NotInUse)):
+    if isinstance(change, Held):
+        return kind, *change[:2], change.source == Source.MIGRATION
+    if isinstance(change, (Fetching, FetchFailed)):
         return kind, *change[:2]
-    if isinstance(change, InUse):
-        return kind, *change[:3]
+    if isinstance(change, (InUse, NotInUse)):
+        return kind, *change
     if isinstance(change, AgentStatement):
         return kind, change.host, change.version
     return kind, change[0]
@@ -602,12 +609,14 @@ def _list(value: bytes | None) -> list[Any]:
     return row if isinstance(row, list) else []
 
 
-def _numbers(value: bytes) -> tuple[int, int] | None:
-    """Return stamp and source of a row of evidence; late evidence counts from when it came."""
+def _numbers(value: bytes) -> tuple[int, ...] | None:
+    """Return a row of evidence as in :class:`Usage`; late evidence counts from when it came."""
     row = _list(value)
-    if not 2 <= len(row) <= 3 or not all(type(each) is int for each in row):
+    numbers = [each for each in row if each is not False]
+    if not 2 <= len(row) <= 4 or not all(type(each) is int for each in (*row[:2], *numbers)):
         return None
-    return (max([row[0], *row[2:]]), row[1])
+    late = row[2] if len(row) > 2 else False
+    return (max(row[0], late), row[1], *(max(each, late) for each in row[3:]))
 
 
 def _is_managed(value: bytes) -> bool:

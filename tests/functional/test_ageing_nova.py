@@ -33,11 +33,11 @@ from nova.virt.libvirt import imagecache
 
 from bus_cache import names
 from bus_cache.index.changes import Source
+from bus_cache.index.writer import MOST_USES
 from consumers import ageing
 from consumers.ageing import Policy, Use
 
 HOUR, DAY = 3600, 86_400
-MOST_IMAGES = 8
 BUILD = 30
 """Seconds that a boot takes: its end is told so much after its start."""
 
@@ -89,14 +89,13 @@ class Nova:
         self.touched: dict[str, float] = {}
         self.removed: dict[str, float] = {}
 
-    def fetch(self, image: str, *, touch: bool = True) -> None:
+    def fetch(self, image: str) -> None:
         """As ``create_image`` of nova/virt/libvirt/imagebackend.py and ``cache_image`` of
         nova/virt/libvirt/driver.py: fetch the image unless it is there, and touch it.
         """
         path = self.base / imagecache.get_cache_fname(image)
-        if touch or not path.exists():
-            path.touch()
-            self.touched[path.name] = self.now
+        path.touch()
+        self.touched[path.name] = self.now
 
     def holds(self, image: str) -> bool:
         """Tell whether the file is there."""
@@ -137,7 +136,7 @@ class Index:
     """What the index knows of the host, as its scripts keep it; times in ms."""
 
     policy: Policy
-    evidence: dict[bytes, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    evidence: dict[bytes, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     uses: dict[bytes, Use] = dataclasses.field(default_factory=dict)
     service: tuple[int, bool] | None = None
     newest: int = 0
@@ -145,20 +144,23 @@ class Index:
     def held(self, image: str, stamp: float, source: Source) -> None:
         """A host holds an image."""
         raw, at = bytes.fromhex(names.fingerprint(image)), int(stamp * 1000)
-        self.evidence[raw] = max(self.evidence.get(raw, (0, 0)), (at, int(source)))
+        stamp, by, *touched = self.evidence.get(raw, (0, Source.MIGRATION))
+        touched += [stamp] if by != Source.MIGRATION else []
+        touched += [at] if source != Source.MIGRATION else []
+        newest = max((at, int(source)), (stamp, int(by)))
+        self.evidence[raw] = (*newest, max(touched)) if touched else newest
         self.newest = max(self.newest, at)
 
     def use(self, server: str, image: str | None, stamp: float) -> None:
         """A server uses an image, or left."""
         key = uuid.UUID(server).bytes
         raw = bytes.fromhex(names.fingerprint(image)) if image else None
-        known = self.uses.get(key, Use(0, ()))
-        self.uses[key] = known.merged(raw, int(stamp * 1000), MOST_IMAGES)
+        self.uses[key] = self.uses.get(key, Use(())).merged(raw, int(stamp * 1000), MOST_USES)
 
     def sweep(self, now: float) -> tuple[list[str], float | None]:
         """Take out what is due; return it in hex, and when to look again."""
         rows: dict[bytes, bytes] = {
-            key: msgpack.packb([use.left, *itertools.chain(*use.images)])
+            key: msgpack.packb([*itertools.chain(*use.said)], use_bin_type=False)
             for key, use in self.uses.items()
         }
         found = ageing.outlook(
@@ -192,6 +194,8 @@ class World:
         self.arrived: dict[str, float] = {}
         self.exempt: set[str] = set()
         """Files that Nova removes earlier than the index can tell."""
+        self.seen: set[str] = set()
+        """Files that Nova removes later than the index can tell."""
         self.late: list[float] = []
         self.steps: list[tuple[float, int, str, tuple[object, ...]]] = []
         self.number = itertools.count()
@@ -222,10 +226,11 @@ class World:
         """What is due must be gone, and not long ago."""
         due, again = self.index.sweep(self.nova.now)
         for name in due:
-            assert not (self.nova.base / name).exists()
             used = {imagecache.get_cache_fname(image) for image in self.nova.servers.values()}
             assert name not in used
-            if name not in self.exempt:
+            if (self.nova.base / name).exists():
+                assert name in self.seen
+            elif name not in self.exempt | self.seen:
                 since = self.nova.removed[name]
                 late = self.while_up(since)
                 self.late.append(late)
@@ -259,9 +264,7 @@ class World:
         if server in self.nova.servers:
             self.unused(server, self.nova.servers[server])
         self.nova.fetch(image)
-        if self.nova.servers.get(server, image) == image:
-            self.again(server)
-        self.exempt.discard(imagecache.get_cache_fname(image))
+        self.touched(image)
         if server in self.nova.servers:  # the new image is in the database before it is fetched
             self.nova.servers[server] = image
             self.told(server, image, Source.REBUILD)
@@ -278,41 +281,53 @@ class World:
         self.unused(server, image)
 
     def unused(self, server: str, image: str) -> None:
-        """Note a file that Nova touched last longer ago than the index can tell: no pass saw its
-        server since it came without fetching it, or there was none for more than an interval.
+        """Note a file that Nova touched last longer ago than the index can tell: there was no pass
+        for more than an interval. Or later: a pass saw its server, which came without touching it,
+        and left before the index could be sure of that.
         """
-        came = self.arrived.pop(server, self.last_pass)
-        late = self.nova.now - self.last_pass > self.index.policy.interval / 1000
-        if came > self.last_pass or late:
-            self.exempt.add(imagecache.get_cache_fname(image))
+        name, interval = imagecache.get_cache_fname(image), self.index.policy.interval / 1000
+        if self.nova.now - self.last_pass > interval:
+            self.exempt.add(name)
+        came = self.arrived.pop(server, None)
+        if came is not None and came <= self.last_pass and self.nova.now - came < interval:
+            self.seen.add(name)
 
-    def again(self, server: str) -> None:
-        """Note what a server used that comes back, or is rebuilt from the image that it has: the
-        index takes what it used before for used until now.
-        """
-        known = self.index.uses.get(uuid.UUID(server).bytes, Use(0, ()))
-        self.exempt.update(raw.hex() for raw, _ in known.images)
+    def touched(self, image: str) -> None:
+        """Note that what the index knows of a file is right again."""
+        self.exempt.discard(imagecache.get_cache_fname(image))
+        self.seen.discard(imagecache.get_cache_fname(image))
 
     def arrive(self, server: str, image: str, source: Source | None) -> None:
-        """A migration, whose image is fetched if it is not there, or, without a source, an
-        unshelved or reverted server, whose image is not.
+        """A migration, whose image is fetched if it is not there, and touched if it is live; or,
+        without a source, an unshelved or reverted server, whose image is not.
         """
         if self.nova.now < self.down_until or server in self.nova.servers:
             return
-        self.again(server)
-        if source is not None:
-            self.nova.fetch(image, touch=False)
+        name = imagecache.get_cache_fname(image)
+        if source is Source.LIVE_MIGRATION or (source and not self.nova.holds(image)):
+            self.nova.fetch(image)
+            self.touched(image)
+        else:
+            self.arrived[server] = self.nova.now
+            if source and self.may_be_gone(image):
+                self.exempt.add(name)
         self.nova.servers[server] = image
-        self.arrived[server] = self.nova.now
         if not self.nova.holds(image):
-            self.exempt.add(imagecache.get_cache_fname(image))
+            self.exempt.add(name)
         self.told(server, image, source)
+
+    def may_be_gone(self, image: str) -> bool:
+        """Tell whether a file is so old that the index must think that it may be gone."""
+        name, policy = imagecache.get_cache_fname(image), self.index.policy
+        known = bytes.fromhex(name) in self.index.evidence
+        age = (self.nova.now - self.nova.touched[name]) * 1000
+        return not known or age >= policy.minimum_age - policy.interval
 
     def cache(self, image: str, source: Source) -> None:
         """For a rescue or in advance."""
         if self.nova.now >= self.down_until:
             self.nova.fetch(image)
-            self.exempt.discard(imagecache.get_cache_fname(image))
+            self.touched(image)
             self.index.held(image, self.nova.now, source)
 
     def stop(self, intervals: float) -> None:
@@ -325,6 +340,8 @@ class World:
 
     def start(self) -> None:
         """And comes back, with another phase."""
+        if self.nova.now < self.down_until:  # stopped again at the very moment
+            return
         self.index.service = (int(self.nova.now * 1000), True)
         first = self.nova.now + self.random.uniform(0, self.interval)
         self.plan(first, "cache_pass", self.down_until)

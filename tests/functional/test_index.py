@@ -103,7 +103,14 @@ def expected(statements: Iterable[Change]) -> State:
                 state.setdefault(KEYS.image(fingerprint), set()).add(each.host)
                 evidence = state.setdefault(KEYS.host(each.host), {})
                 said = (each.stamp, int(each.source))
-                evidence[fingerprint] = max(said, evidence.get(fingerprint, said))
+                stamp, source, *touched = evidence.get(fingerprint, said)
+                if each.source != Source.MIGRATION:
+                    touched.append(each.stamp)
+                if source != Source.MIGRATION:
+                    touched.append(stamp)
+                newest = max(said, (stamp, source))
+                beside = touched and newest[1] == Source.MIGRATION
+                evidence[fingerprint] = (*newest, max(touched)) if beside else newest
     return state
 
 
@@ -137,10 +144,11 @@ def decoded(client: Any, name: str, short: str) -> object:
         return {member.decode() for member in client.smembers(name)}
     if short.startswith("host:"):
         # the third is when what is late came
-        evidence = {f.hex(): unpack(value)[:2] for f, value in client.hgetall(name).items()}
+        rows = {f.hex(): unpack(value) for f, value in client.hgetall(name).items()}
+        evidence = {image: (*row[:2], *row[3:]) for image, row in rows.items()}
         for row in evidence.values():
-            assert [type(part) for part in row] == [int, int], row
-            assert Source(row[1])
+            assert {type(part) for part in row} == {int}, row
+            assert len(row) == 2 or Source(row[1]) == Source.MIGRATION
         return evidence
     assert short.startswith("gone:host:"), name
     return int(client.get(name))
@@ -241,6 +249,17 @@ SCENARIOS: dict[str, list[Change]] = {
     "both formats": [
         Held("h", "i", NOON, Source.CREATE),
         Held("h", "i", NOON + 3, Source.CREATE),
+    ],
+    "a migration to a host that has the image": [
+        Held("h", "i", NOON, Source.CREATE),
+        Held("h", "i", NOON + 3, Source.MIGRATION),
+        Held("h", "i", NOON + 1, Source.REBUILD),
+        HostDeleted("h", NOON + 1),
+    ],
+    "what touched an image before its host was deleted": [
+        Held("h", "i", NOON, Source.CREATE),
+        Held("h", "i", NOON + 3, Source.MIGRATION),
+        HostDeleted("h", NOON + 1),
     ],
     "one stamp, two sources": [
         Held("h", "i", NOON, Source.PRECACHE),

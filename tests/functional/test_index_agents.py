@@ -428,18 +428,17 @@ USES = st.lists(
         st.sampled_from(["h1", "h2"]),
         st.sampled_from([SERVER_1, SERVER_2]),
         st.sampled_from(["i", "j", "k"]),
-        st.integers(T0, T0 + 5),
+        st.integers(T0, T0 + 12),
     )
     | st.builds(
         NotInUse,
         st.sampled_from(["h1", "h2"]),
         st.sampled_from([SERVER_1, SERVER_2]),
-        st.integers(T0, T0 + 5),
+        st.integers(T0, T0 + 12),
     )
-    | st.builds(
-        ServiceState, st.sampled_from(["h1", "h2"]), st.integers(T0, T0 + 5), st.booleans()
-    ),
-    max_size=12,
+    | st.builds(ServiceState, st.sampled_from(["h1", "h2"]), st.integers(T0, T0 + 5), st.booleans())
+    | st.builds(HostDeleted, st.just("h2"), st.integers(T0, T0 + 12)),
+    max_size=24,
 )
 
 
@@ -467,12 +466,16 @@ def test_uses_in_any_order(
     assert outcomes[0] == outcomes[1] == outcomes[2]
     for (rows, _), host in zip(outcomes[0], ("h1", "h2"), strict=True):
         model: dict[bytes, ageing.Use] = {}
+        gone = max(
+            (each.stamp for each in changes if isinstance(each, HostDeleted) and each.host == host),
+            default=0,
+        )
         for each in changes:
-            if isinstance(each, (InUse, NotInUse)) and each.host == host:
+            if isinstance(each, (InUse, NotInUse)) and each.host == host and each.stamp >= gone:
                 server = uuid.UUID(each.instance).bytes
                 image = each.image_id if isinstance(each, InUse) else ""
                 raw_image = bytes.fromhex(names.fingerprint(image)) if image else None
-                use = model.get(server, ageing.Use(0, ()))
+                use = model.get(server, ageing.Use(()))
                 model[server] = use.merged(raw_image, each.stamp, MOST_USES)
         assert {server: ageing.use_of(row) for server, row in rows.items()} == model
 

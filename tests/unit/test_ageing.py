@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bus_cache.index.changes import Source
 from consumers import ageing
 from consumers.ageing import Outlook, Policy, Use
 
 A, B, C = (bytes([n]) * 20 for n in (1, 2, 3))
+LEFT = b""
 S1, S2 = b"s" * 16, b"t" * 16
 SECOND, HOUR, DAY = 1000, 3_600_000, 86_400_000
 POLICY = Policy.of(2400, True, 86_400)
@@ -18,9 +20,9 @@ WAIT = DAY + 2520 * SECOND
 NOW = 1_800_000_000_000
 
 
-def row(left: int, *images: bytes | int) -> bytes:
+def row(*said: bytes | int) -> bytes:
     """A row as it is in Redis."""
-    packed: bytes = msgpack.packb([left, *images])
+    packed: bytes = msgpack.packb(list(said), use_bin_type=False)
     return packed
 
 
@@ -73,31 +75,74 @@ def test_an_image_that_nobody_uses() -> None:
 
 def test_an_image_that_is_used() -> None:
     """Never, and nobody needs to look again before something happens."""
-    uses = {S1: row(0, A, 1), S2: row(NOW, B, NOW - 5)}
+    uses = {S1: row(1, A), S2: row(NOW, LEFT, 1, B)}
     assert look({A: 1, B: 1}, uses).due == []
-    assert look({A: 1}, {S1: row(0, A, 1)}) == Outlook([], [], None)
+    assert look({A: 1}, {S1: row(1, A)}) == Outlook([], [], None)
 
 
 def test_an_image_whose_server_left() -> None:
     """Its use ended then, however old the evidence."""
-    over = row(NOW - WAIT, A, 1)
+    over = row(NOW - WAIT, LEFT, 1, A)
+    young = row(NOW - WAIT + 1, LEFT, 1, A)
     assert look({A: 1}, {S1: over}).due == [(A, 1)]
-    assert look({A: 1}, {S1: row(NOW - WAIT + 1, A, 1)}).due == []
-    assert look({A: 1}, {S1: over, S2: row(0, A, 2)}).due == []
-    assert look({A: 1}, {S1: over, S2: row(NOW - WAIT + 1, A, 2)}).due == []
+    assert look({A: 1}, {S1: young}).due == []
+    assert look({A: 1}, {S1: over, S2: row(2, A)}).due == []
+    assert look({A: 1}, {S1: over, S2: young}).due == []
     assert look({A: NOW - 1}, {S1: over}).due == []
 
 
 def test_an_image_whose_server_was_rebuilt() -> None:
     """It was used until then; the new one is used."""
-    uses = {S1: row(0, B, NOW - WAIT, A, 1)}
+    uses = {S1: row(NOW - WAIT, B, 1, A)}
     assert look({A: 1, B: 1}, uses).due == [(A, 1)]
-    assert look({A: 1, B: 1}, {S1: row(0, B, NOW - WAIT + 1, A, 1)}).due == []
+    assert look({A: 1, B: 1}, {S1: row(NOW - WAIT + 1, B, 1, A)}).due == []
+    # told of the new one again; then of another one
+    again = row(NOW, LEFT, NOW - 1, C, NOW - 2, B, NOW - WAIT, B, 1, A)
+    assert look({A: 1, B: 1}, {S1: again}).due == [(A, 1)]
+
+
+def test_a_server_that_left_twice() -> None:
+    """Or that was told twice to have left: the first time ended what it used before."""
+    twice = row(NOW, LEFT, NOW - POLICY.interval, B, NOW - WAIT + 9, LEFT, NOW - WAIT, LEFT, 1, A)
+    found = look({A: 1, B: 1}, {S1: twice})
+    assert found == Outlook([(A, 1)], [], NOW)
+
+
+def test_a_use_that_no_pass_need_have_seen() -> None:
+    """Counts for nothing, unless it began with a touch, or another one went on."""
+    end = NOW - WAIT + 1
+    short, long = end - POLICY.interval + 1, end - POLICY.interval
+    assert look({A: 1}, {S1: row(end, LEFT, long, A)}).due == []
+    assert look({A: 1}, {S1: row(end, LEFT, short, A)}).due == [(A, 1)]
+    assert look({A: short}, {S1: row(end, LEFT, short, A)}).due == []
+    assert look({A: long}, {S1: row(end, LEFT, short, A)}).due == []
+    assert look({A: long - 1}, {S1: row(end, LEFT, short, A)}).due == [(A, long - 1)]
+    before = row(short + 1, LEFT, long, A)
+    assert look({A: 1}, {S1: row(end, LEFT, short, A), S2: before}).due == []
+    before = row(short - 1, LEFT, long - 1, A)
+    assert look({A: 1}, {S1: row(end, LEFT, short, A), S2: before}).due == [(A, 1)]
+
+
+def judged(stamp: int, *touched: int) -> list[tuple[bytes, int]]:
+    """What is due where the newest evidence is of a migration."""
+    rows = {A: (stamp, int(Source.MIGRATION), *touched)}
+    return ageing.outlook(POLICY, rows, {}, service=None, newest=stamp, now=NOW).due
+
+
+def test_a_migration_to_a_host_that_has_the_image() -> None:
+    """Does not touch it; unless Nova may have removed it, so that it was fetched anew."""
+    assert judged(NOW - WAIT) == [(A, NOW - WAIT)]
+    assert judged(NOW - WAIT + 1) == []
+    old = NOW - WAIT
+    last = old + DAY - POLICY.interval
+    assert judged(last - 1, old) == [(A, last - 1)]
+    assert judged(last, old) == []
+    assert judged(last - 1, old + 1) == []
 
 
 def test_the_oldest_is_looked_at_next() -> None:
     """Of images and of rows to forget."""
-    uses = {S1: row(NOW - HOUR, A, 1)}
+    uses = {S1: row(NOW - HOUR, LEFT, 1, A)}
     found = look({A: 1, B: NOW - 2 * HOUR}, uses)
     assert found == Outlook([], [], NOW - 2 * HOUR)
     assert look({A: 1}, uses).next == NOW - HOUR
@@ -108,7 +153,7 @@ def test_a_host_that_is_down() -> None:
     """Nothing is removed there; it is looked at again in an interval."""
     down = (NOW - HOUR, False)
     assert look({A: 1}, service=down) == Outlook([], [], NOW - DAY)
-    assert look({A: 1}, {S1: row(0, A, 1)}, service=down).next is None
+    assert look({A: 1}, {S1: row(1, A)}, service=down).next is None
 
 
 def test_a_host_that_came_back() -> None:
@@ -131,7 +176,7 @@ def test_a_host_that_was_heard_of_since_it_was_down() -> None:
 def test_nova_that_removes_nothing() -> None:
     """Rows are forgotten all the same."""
     policy = Policy.of(-1, True, 86_400)
-    old = row(NOW - policy.keep, A, 1)
+    old = row(NOW - policy.keep, LEFT, 1, A)
     assert look({B: 1}, {S1: old}, policy=policy) == Outlook([], [(S1, old)], NOW - DAY)
 
 
@@ -139,13 +184,13 @@ def test_rows_are_forgotten() -> None:
     """When no image that they tell of can be there, and no message can be so late."""
     assert POLICY.keep == ageing.REMEMBER
     assert Policy.of(2400, True, 30 * 86_400).keep == 30 * DAY + 2 * POLICY.interval
-    old = row(NOW - POLICY.keep, A, 1)
-    young = row(NOW - POLICY.keep + 1, A, 1)
-    used = row(5, A, 6)
-    empty = row(NOW - POLICY.keep)
-    assert look({}, {b"1": old, b"2": young, b"3": used, b"4": empty}).forget == [
+    old = row(NOW - POLICY.keep, LEFT, 1, A)
+    young = row(NOW - POLICY.keep + 1, LEFT, NOW - POLICY.keep, LEFT, 1, A)
+    used = row(6, A, 5, LEFT)
+    never = row(NOW - POLICY.keep, LEFT)
+    assert look({}, {b"1": old, b"2": young, b"3": used, b"4": never}).forget == [
         (b"1", old),
-        (b"4", empty),
+        (b"4", never),
     ]
 
 
@@ -153,32 +198,39 @@ def test_rows_are_forgotten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("use", "ends", "over"),
+    ("said", "intervals", "image"),
     [
-        (Use(0, ((A, 5),)), [(A, None)], None),
-        (Use(4, ((A, 5),)), [(A, None)], None),
-        (Use(5, ((A, 5),)), [(A, 5)], 5),
-        (Use(9, ((A, 5),)), [(A, 9)], 9),
-        (Use(0, ((B, 7), (A, 5))), [(B, None), (A, 7)], None),
-        (Use(6, ((B, 7), (A, 5))), [(B, None), (A, 6)], None),
-        (Use(9, ((B, 7), (A, 5))), [(B, 9), (A, 7)], 9),
-        (Use(6, ((C, 9), (B, 7), (A, 5))), [(C, None), (B, 9), (A, 6)], None),
-        (Use(9, ()), [], 9),
+        ([5, A], [(A, 5, None)], A),
+        ([5, A, 4, LEFT], [(A, 5, None)], A),
+        ([5, LEFT, 5, A], [(A, 5, 5)], None),
+        ([5, A, 5, LEFT], [(A, 5, 5)], None),
+        ([9, LEFT, 5, A], [(A, 5, 9)], None),
+        ([9, LEFT, 7, LEFT, 5, A, 3, A], [(A, 3, 7)], None),
+        ([7, B, 5, A], [(B, 7, None), (A, 5, 7)], B),
+        ([5, A, 5, B], [(B, 5, None), (A, 5, 5)], B),
+        ([7, B, 6, LEFT, 5, A], [(B, 7, None), (A, 5, 6)], B),
+        ([9, A, 7, B, 5, A], [(A, 9, None), (B, 7, 9), (A, 5, 7)], A),
+        ([9, A, 7, LEFT, 5, A], [(A, 9, None), (A, 5, 7)], A),
+        ([9, LEFT], [], None),
     ],
 )
-def test_what_a_row_means(use: Use, ends: list[tuple[bytes, int | None]], over: int | None) -> None:
-    """Each image was used until the next one, or until the server left before that."""
-    assert list(use.ends()) == ends
-    assert use.over == over
+def test_what_a_row_means(
+    said: list[bytes | int], intervals: list[tuple[bytes, int, int | None]], image: bytes | None
+) -> None:
+    """Each image was used until something else was told."""
+    use = ageing.use_of(row(*said))
+    assert use is not None
+    assert list(use.intervals()) == intervals
+    assert (use.image, use.newest) == (image, said[0])
 
 
 @pytest.mark.parametrize(
     "value",
     [
         *(b"", b"\xc1", b"text", msgpack.packb({}), msgpack.packb([]), msgpack.packb("x" * 30)),
-        *(row(1, A), row(1, 1, A), row(1, 2, 3), msgpack.packb([True, A, 1])),
-        *(msgpack.packb([1, A, True]), msgpack.packb([1.5]), msgpack.packb([None, A, 1])),
-        *(row(1, A, 1)[:-1], row(1, A, 1) + b"\x00", msgpack.packb([1, A, [1]])),
+        *(row(1), row(1, 1, A), row(1, 2), msgpack.packb([True, A]), row(A, 1)),
+        *(msgpack.packb([1, True]), msgpack.packb([1.5, A]), msgpack.packb([None, A])),
+        *(row(1, A)[:-1], row(1, A) + b"\x00", msgpack.packb([1, [1]]), row(1, A, 2)),
     ],
 )
 def test_rows_that_are_none(value: bytes) -> None:
@@ -191,7 +243,7 @@ def test_rows_that_are_none(value: bytes) -> None:
 def test_any_row(value: bytes) -> None:
     """Raises nothing."""
     use = ageing.use_of(value)
-    assert use is None or isinstance(use.left, int)
+    assert use is None or isinstance(use.newest, int)
 
 
 SAID = st.lists(
@@ -204,19 +256,34 @@ SAID = st.lists(
 
 @given(said=SAID, again=st.data())
 def test_merging_in_any_order(said: list[tuple[bytes | None, int]], again: st.DataObject) -> None:
-    """And repeated gives the same row, of at most so many images, the newest."""
+    """And repeated gives the same row, of at most so many things, the newest."""
     other = again.draw(st.permutations(said + again.draw(st.permutations(said))))
-    one, two = Use(0, ()), Use(0, ())
+    one, two = Use(()), Use(())
     for fingerprint, stamp in said:
         one = one.merged(fingerprint, stamp, 8)
     for fingerprint, stamp in other:
         two = two.merged(fingerprint, stamp, 8)
     assert one == two
-    packed = row(one.left, *(value for image in one.images for value in image))
-    assert ageing.use_of(packed) == one
-    newest: dict[bytes, int] = {}
+    packed = row(*(value for each in one.said for value in each))
+    assert ageing.use_of(packed) == (one if said else None)
+    newest = sorted(stamp for _, stamp in set(said))[-8:]
+    assert [stamp for stamp, _ in one.said] == newest[::-1]
+    left = {stamp for fingerprint, stamp in said if not fingerprint}
+    assert one.image is None or one.newest not in left
+
+
+@given(said=SAID)
+def test_each_moment_has_one_use(said: list[tuple[bytes | None, int]]) -> None:
+    """What was told last by then, read from the whole list."""
+    use = Use(())
     for fingerprint, stamp in said:
-        if fingerprint:
-            newest[fingerprint] = max(stamp, newest.get(fingerprint, 0))
-    assert sorted(stamp for _, stamp in one.images) == sorted(newest.values())[-8:]
-    assert one.left == max([stamp for fingerprint, stamp in said if not fingerprint], default=0)
+        use = use.merged(fingerprint, stamp, 40)
+    for moment in range(31):
+        told = [(at, not raw, raw or b"") for raw, at in said if at <= moment]
+        uses = [
+            raw
+            for raw, begin, end in use.intervals()
+            if begin <= moment and (end is None or moment < end)
+        ]
+        expected = max(told)[2] if told else b""
+        assert uses == ([expected] if expected else [])

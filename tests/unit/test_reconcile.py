@@ -48,7 +48,8 @@ def picture(*servers: Server, ignore: tuple[str, ...] = ()) -> Picture:
 
 
 def row(left: int, *images: tuple[bytes, int]) -> bytes:
-    flat = [left, *(value for pair in images for value in pair)]
+    flat = [value for image, stamp in images for value in (stamp, image)]
+    flat = [left, b"", *flat] if left else flat
     packed: bytes = msgpack.packb(flat, use_bin_type=False)
     return packed
 

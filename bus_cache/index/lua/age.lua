@@ -1,8 +1,8 @@
 -- Images that Nova has removed from a host's cache, by its own rule, leave the host.
 --
 --   <prefix>image:<hex>  SET   the hosts that hold the image (public)
---   <prefix>host:<host>  HASH  raw fingerprint -> msgpack {stamp in ms, source}
---   <prefix>uses:<host>  HASH  raw server id -> msgpack {left, raw fingerprint, stamp, ...}
+--   <prefix>host:<host>  HASH  raw fingerprint -> msgpack {stamp in ms, source, ...}, see names.Keys
+--   <prefix>uses:<host>  HASH  raw server id -> msgpack {stamp in ms, raw fingerprint or '', ...}
 --   <prefix>agents       HASH  see names.Keys
 --   <prefix>ageing       ZSET  host -> oldest stamp of a change since the last ageing sweep
 -- ARGV[2]  host
@@ -20,9 +20,7 @@ for _, row in ipairs(cmsgpack.unpack(ARGV[4])) do
 end
 for _, value in ipairs(redis.call('HVALS', used)) do
   local row = unpacked(value)
-  if type(row[1]) == 'number' and type(row[3]) == 'number' and row[3] > row[1] then
-    live[row[2]] = true
-  end
+  if type(row[1]) == 'number' and type(row[2]) == 'string' then live[row[2]] = true end
 end
 if not (r and r.managed) then
   for _, due in ipairs(cmsgpack.unpack(ARGV[3])) do

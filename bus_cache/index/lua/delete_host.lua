@@ -1,7 +1,7 @@
 -- A host's compute service was deleted: all that was said of it before leaves the index.
 --
 --   <prefix>image:<hex>       SET     the hosts that hold the image (public)
---   <prefix>host:<host>       HASH    raw fingerprint -> msgpack {stamp in ms, source}
+--   <prefix>host:<host>       HASH    raw fingerprint -> msgpack {stamp in ms, source, ...}, see names.Keys
 --   <prefix>hosts             ZSET    host -> stamp in ms of its newest evidence
 --   <prefix>agents, agent:<host>, heard, silent, gaps, services, uses:<host>, ageing: see names.Keys
 --   <prefix>gone:host:<host>  STRING  stamp in ms: what is older about this host no longer holds;
@@ -53,6 +53,8 @@ for i = 1, #held, 2 do
       redis.pcall('SREM', prefix .. 'image:' .. hex(held[i]), host)
     end
     redis.call('HDEL', prefix .. 'host:' .. host, held[i])
+  elseif row[4] and row[4] < stamp then
+    redis.call('HSET', prefix .. 'host:' .. host, held[i], evidence_row(row[1], row[2], row[3], nil))
   end
 end
 if heard and heard < stamp then
@@ -65,11 +67,18 @@ if ARGV[5] == '0' then
   end
   local uses = redis.call('HGETALL', prefix .. 'uses:' .. host)
   for i = 1, #uses, 2 do
-    local newest = 0
-    for _, value in ipairs(unpacked(uses[i + 1])) do
-      if type(value) == 'number' then newest = math.max(newest, value) end
+    local row, left = unpacked(uses[i + 1]), {}
+    for at = 1, #row, 2 do
+      if type(row[at]) == 'number' and row[at] >= stamp then
+        table.insert(left, row[at])
+        table.insert(left, row[at + 1])
+      end
     end
-    if newest < stamp then redis.call('HDEL', prefix .. 'uses:' .. host, uses[i]) end
+    if #left == 0 then
+      redis.call('HDEL', prefix .. 'uses:' .. host, uses[i])
+    elseif #left < #row then
+      redis.call('HSET', prefix .. 'uses:' .. host, uses[i], cmsgpack.pack(left))
+    end
   end
 end
 return page[1]

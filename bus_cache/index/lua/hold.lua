@@ -1,7 +1,7 @@
 -- Hosts hold images: a batch of evidence, in any order, any number of times.
 --
 --   <prefix>image:<hex>       SET     the hosts that hold the image (public)
---   <prefix>host:<host>       HASH    raw fingerprint -> msgpack {stamp in ms, source}
+--   <prefix>host:<host>       HASH    raw fingerprint -> msgpack {stamp in ms, source, ...}, see names.Keys
 --   <prefix>hosts             ZSET    host -> stamp in ms of its newest evidence
 --   <prefix>images            HASH    raw fingerprint -> msgpack {id, size in bytes or false, day}
 --   <prefix>agents, agent:<host>, coming:<hex>, ageing: see names.Keys
@@ -13,9 +13,11 @@
 -- ARGV[4]  ms: evidence that is older when it comes was late, or of a wrong clock: it ages from now on
 --
 -- The newest stamp stays, and of two with one stamp the larger source: so the order of arrival does
--- not matter. Where an agent reports, evidence that is newer than its last word waits for its next one,
+-- not matter. A resize or cold migration touches no file that is there: beside it the newest stamp of
+-- what does touch stays. Where an agent reports, evidence that is newer than its last word waits for its next one,
 -- or for its end, and all else is known better by the agent.
 -- All is read before anything is written: a key that is somebody else's leaves no half.
+local MIGRATION = 4 -- see changes.Source
 for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
   local host, id, fingerprint, raw, stamp, source, till = unpack(held)
   local host_gone = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
@@ -33,10 +35,16 @@ for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
   redis.call('ZCARD', prefix .. 'hosts')
   local holds = not host_gone or stamp >= host_gone
   if holds and not image_gone and not known_better then
+    local touched = known and (known[4] or (known[2] ~= MIGRATION and known[1])) or nil
+    local touches = source ~= MIGRATION and (not touched or touched < stamp)
+    if touches then touched = stamp end
     if not known or known[1] < stamp or (known[1] == stamp and known[2] < source) then
       local late = stamp < tonumber(ARGV[4]) and tonumber(ARGV[3]) or nil
       if not late and known and known[3] and known[3] > stamp then late = known[3] end
-      redis.call('HSET', prefix .. 'host:' .. host, raw, cmsgpack.pack({stamp, source, late}))
+      redis.call('HSET', prefix .. 'host:' .. host, raw,
+        evidence_row(stamp, source, late, source == MIGRATION and touched))
+    elseif touches and known[2] == MIGRATION then
+      redis.call('HSET', prefix .. 'host:' .. host, raw, evidence_row(known[1], known[2], known[3], touched))
     end
     if not managed then
       redis.call('SADD', prefix .. 'image:' .. fingerprint, host)

@@ -18,10 +18,19 @@ local function unpacked(value)
   return readable and type(row) == 'table' and row or {}
 end
 
--- {stamp in ms, source} of a host's evidence, or nil: what can't be read counts as absent
+-- {stamp in ms, source, when it came if that was late, touched} of a host's evidence, or nil: what can't
+-- be read counts as absent. touched: of the newest evidence that touches the file, where that is another
 local function evidence(value)
   local row = unpacked(value)
+  for i = 3, 4 do
+    if type(row[i]) ~= 'number' then row[i] = nil end
+  end
   return type(row[1]) == 'number' and type(row[2]) == 'number' and row or nil
+end
+
+local function evidence_row(stamp, source, late, touched)
+  if touched then return cmsgpack.pack({stamp, source, late or false, touched}) end
+  return cmsgpack.pack({stamp, source, late})
 end
 
 -- {id, size in bytes or false, day} of an image, or nil; the id is empty where only agents know it

@@ -1,13 +1,19 @@
 -- Servers use images on hosts, or no longer do: a batch, in any order, any number of times.
 --
---   <prefix>uses:<host>       HASH    raw server id -> msgpack {left, raw fingerprint, stamp, ...}
+--   <prefix>uses:<host>       HASH    raw server id -> msgpack {stamp in ms, raw fingerprint or '', ...}
 --   <prefix>ageing            ZSET    host -> oldest stamp of a change since the last ageing sweep
 --   <prefix>gone:host:<host>  STRING  stamp in ms: what is older about this host no longer holds
 -- ARGV[2]  msgpack list of {host, raw server id, raw fingerprint or false: it left, stamp in ms}
--- ARGV[3]  images that one server's row may name: beyond, the oldest are forgotten
+-- ARGV[3]  things that one server's row may tell: beyond, the oldest are forgotten
 --
--- Of each image the newest stamp stays, and of leaving the newest: so order does not matter. See
--- consumers/ageing.py for what a row means.
+-- What was told is kept with its stamp, the newest first; of one stamp, that the server left is the
+-- newest: so order does not matter. See consumers/ageing.py for what a row means.
+local function is_newer(a, b)
+  if a[1] ~= b[1] then return a[1] > b[1] end
+  if (a[2] == '') ~= (b[2] == '') then return a[2] == '' end
+  return a[2] > b[2]
+end
+
 for _, said in ipairs(cmsgpack.unpack(ARGV[2])) do
   local host, server, raw, stamp = unpack(said)
   local gone = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
@@ -15,25 +21,19 @@ for _, said in ipairs(cmsgpack.unpack(ARGV[2])) do
   local before = redis.call('HGET', key, server)
   if not gone or stamp >= gone then
     local row = unpacked(before)
-    local left = type(row[1]) == 'number' and row[1] or 0
-    local pairs_, found = {}, false
-    for i = 2, #row, 2 do
-      if type(row[i]) == 'string' and type(row[i + 1]) == 'number' then
-        local at = row[i + 1]
-        if row[i] == raw then
-          at = math.max(at, stamp)
-          found = true
-        end
-        table.insert(pairs_, {row[i], at})
+    local known, what, found = {}, raw or '', false
+    for i = 1, #row, 2 do
+      if type(row[i]) == 'number' and type(row[i + 1]) == 'string' then
+        table.insert(known, {row[i], row[i + 1]})
+        found = found or (row[i] == stamp and row[i + 1] == what)
       end
     end
-    if raw and not found then table.insert(pairs_, {raw, stamp}) end
-    if not raw then left = math.max(left, stamp) end
-    table.sort(pairs_, function(a, b) return a[2] > b[2] or (a[2] == b[2] and a[1] > b[1]) end)
-    local flat = {left}
-    for i = 1, math.min(#pairs_, tonumber(ARGV[3])) do
-      table.insert(flat, pairs_[i][1])
-      table.insert(flat, pairs_[i][2])
+    if not found then table.insert(known, {stamp, what}) end
+    table.sort(known, is_newer)
+    local flat = {}
+    for i = 1, math.min(#known, tonumber(ARGV[3])) do
+      table.insert(flat, known[i][1])
+      table.insert(flat, known[i][2])
     end
     local after = cmsgpack.pack(flat)
     if after ~= before then
