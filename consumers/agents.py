@@ -11,6 +11,7 @@ from oslo_log import log as logging
 from bus_cache.index.changes import HostDeleted
 from bus_cache.index.writer import Writer
 from consumers.asking import Asker
+from consumers.pacing import Limit
 
 LOG = logging.getLogger(__name__)
 
@@ -53,8 +54,7 @@ class Agents:
         self._asker = asker
         self._times = times
         self._next_lost = 0.0
-        self._minute = 0
-        self._lines = 0
+        self._lines = Limit(_LINES)
 
     def switched(self, host: str, managed: bool) -> None:
         """Note that a host's agent now decides what it holds, or no longer does."""
@@ -116,11 +116,5 @@ class Agents:
 
     def _tell(self, text: str, *arguments: object) -> None:
         """Log about one host, unless there is much to say: then the counts must do."""
-        minute = int(time.monotonic() // 60)
-        if minute != self._minute:
-            self._minute, self._lines = minute, 0
-        self._lines += 1
-        if self._lines <= _LINES:
-            LOG.info(text, *arguments)
-        elif self._lines == _LINES + 1:
-            LOG.info("more hosts like this within this minute are only counted")
+        if self._lines.allow():
+            LOG.info(text + "%s", *arguments, self._lines.held_back())

@@ -11,6 +11,7 @@ from oslo_log import log as logging
 
 from bus_cache import protocol
 from bus_cache.conf.messaging import oslo_messaging
+from bus_cache.conf.text import one_line
 from consumers.transport import Transport
 
 LOG = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Asker:
                 context = client.prepare(server=host) if host else client.prepare(fanout=True)
                 context.cast({}, method, **arguments)
             except Exception as error:  # whatever it is, the bus is read all the same
-                failure = " ".join(str(error).split())[:300] or type(error).__name__
+                failure = one_line(error)
             if failure and not self._failing:
                 LOG.warning("%s: agents can't be asked: %s", self._transport.shown, failure)
             elif self._failing and not failure:

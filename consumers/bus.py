@@ -29,6 +29,7 @@ from oslo_log import log as logging
 
 from bus_cache import protocol
 from bus_cache.conf import consumer
+from bus_cache.conf.text import one_line
 from consumers import events
 from consumers import transport as transports
 from consumers.transport import Transport
@@ -222,7 +223,7 @@ class Bus:
         except amqp_exceptions.AccessRefused as error:
             self._may_read_agents = self._reads_agents = False
             raise BusError(
-                f"{_short(error)}. Going on without what agents say: this user may not read "
+                f"{one_line(error)}. Going on without what agents say: this user may not read "
                 f"{protocol.QUEUE}"
             ) from error
 
@@ -359,7 +360,7 @@ class Bus:
                     routing_key=protocol.QUEUE,
                 )
         except amqp_exceptions.ChannelError as error:
-            failure = _short(error)
+            failure = one_line(error)
         self._reads_agents = not failure
         if failure:
             self._say_once(
@@ -450,7 +451,7 @@ class Bus:
         try:
             self._declare_one(connection, self.topology.dropped_queue, arguments, True, False)
         except amqp_exceptions.AMQPError as error:
-            failure = _short(error)
+            failure = one_line(error)
         self._reads_dropped = not failure
         if failure:
             self._say_once(
@@ -479,7 +480,7 @@ class Bus:
                     arguments=dict(arguments),
                 )
         except amqp_exceptions.PreconditionFailed as error:
-            refusal = _short(error)
+            refusal = one_line(error)
         if refusal:
             options = dict(_OPTION_OF_ARGUMENT)
             # ours are durable and stay, whatever Nova's are
@@ -542,7 +543,7 @@ class Bus:
         except BusError:
             raise
         except _BROKEN as error:
-            raise BusError(_short(error)) from error
+            raise BusError(one_line(error)) from error
 
 
 _BROKEN = (
@@ -596,7 +597,9 @@ def _depths(transport: Transport, queues: Sequence[str]) -> list[QueueDepth]:
                         rows.append(QueueDepth(transport.shown, name, *counts, ""))
                 return rows
         except _BROKEN as error:
-            rows = [QueueDepth(transport.shown, name, None, None, _short(error)) for name in queues]
+            rows = [
+                QueueDepth(transport.shown, name, None, None, one_line(error)) for name in queues
+            ]
     return rows
 
 
@@ -668,7 +671,3 @@ def _decompress(body: bytes, compression: object) -> bytes:
     except (zlib.error, OSError, EOFError):
         return b"compressed, and can't be unpacked"
     return b"compressed in an unknown way"
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

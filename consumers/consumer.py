@@ -20,6 +20,7 @@ from bus_cache.index.writer import SchemaError, Unavailable, Writer
 from consumers import events, evidence
 from consumers.agents import Agents
 from consumers.bus import Bus, BusError, Delivery, Topology
+from consumers.pacing import Backoff, Limit
 from consumers.sweep import Sweep
 from consumers.transport import Transport
 
@@ -134,7 +135,7 @@ class Consumer:
         self._oldest = 0.0
         self._redis = _State(f"Redis (for {self._bus})")
         self._broker = _State(str(self._bus))
-        self._complaints = _Limit(COMPLAINTS)
+        self._complaints = Limit(COMPLAINTS)
         self._drop_reasons: set[str] = set()
         self._drops_told = 0
         self._drops_seen = 0
@@ -157,7 +158,7 @@ class Consumer:
 
     def run(self) -> None:
         """Read until :meth:`stop`. A broker or a Redis that is away is waited for."""
-        pause = _Backoff(30.0)
+        pause = Backoff(30.0)
         while not self._stop.is_set():
             failure = ""
             try:
@@ -455,7 +456,7 @@ class _State:
         self._seen = False
         self._next = 0.0
         self._next_line = 0.0
-        self._backoff = _Backoff(LONGEST_PAUSE)
+        self._backoff = Backoff(LONGEST_PAUSE)
 
     @property
     def is_up(self) -> bool:
@@ -498,47 +499,6 @@ class _State:
                 "%s: %s. Waiting for it for %.0f s now", self._name, reason, now - self._since
             )
         self._next = now + self._backoff.next()
-
-
-class _Backoff:
-    """Growing pauses, in seconds, up to a longest one."""
-
-    def __init__(self, longest: float, first: float = 0.1) -> None:
-        self._longest = longest
-        self._first = first
-        self._pause = first
-
-    def reset(self) -> None:
-        self._pause = self._first
-
-    def next(self) -> float:
-        pause, self._pause = self._pause, min(self._pause * 2, self._longest)
-        return pause
-
-
-class _Limit:
-    """At most so many per minute; the rest is counted."""
-
-    def __init__(self, per_minute: int) -> None:
-        self._per_minute = per_minute
-        self._minute = 0
-        self._used = 0
-        self._withheld = 0
-
-    def allow(self) -> bool:
-        minute = int(time.monotonic() // 60)
-        if minute != self._minute:
-            self._minute, self._used = minute, 0
-        self._used += 1
-        if self._used <= self._per_minute:
-            return True
-        self._withheld += 1
-        return False
-
-    def held_back(self) -> str:
-        """Return, for the end of a line, how many lines were not written before it."""
-        withheld, self._withheld = self._withheld, 0
-        return f" ({withheld} more lines like this were held back)" if withheld else ""
 
 
 def _read_agent(said: events.Notification) -> list[Change]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bus_cache
+from bus_cache.conf.text import one_line
 
 if TYPE_CHECKING:
     import openstack.connection
@@ -178,8 +179,8 @@ class NovaApi:
             openstack.exceptions.SDKException,
             ValueError,
         ) as error:
-            raise ApiError(f"Nova's API can't be asked for {what}: {_line(error)}") from error
-        said = _line(answer.text)
+            raise ApiError(f"Nova's API can't be asked for {what}: {one_line(error)}") from error
+        said = one_line(answer.text)
         if answer.status_code == 400 and "marker" in query and "marker" in said:
             raise _MarkerNotFound(f"Nova can't go on listing {what}: {said}")
         if answer.status_code == 404 and "itemNotFound" in said:  # by Nova, not by a proxy
@@ -223,7 +224,7 @@ def _connect(cloud: str) -> openstack.connection.Connection:
         OSError,
     ) as error:
         raise ApiError(
-            f"no usable credentials for Nova's API: {_line(error)} (clouds.yaml, OS_*)"
+            f"no usable credentials for Nova's API: {one_line(error)} (clouds.yaml, OS_*)"
         ) from error
 
 
@@ -249,7 +250,3 @@ def _server(row: Mapping[str, Any]) -> Server:
         str(row.get("OS-EXT-STS:vm_state")),
         bool(row.get("OS-SRV-USG:launched_at")),
     )
-
-
-def _line(text: object) -> str:
-    return " ".join(str(text).split())[:300] or type(text).__name__

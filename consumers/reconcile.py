@@ -34,6 +34,7 @@ from bus_cache.index.changes import (
 from bus_cache.index.writer import SchemaError, Unavailable, Usage
 from consumers import ageing
 from consumers.nova_api import ApiError, Server, Services
+from consumers.pacing import Backoff
 
 LOG = logging.getLogger(__name__)
 
@@ -627,7 +628,7 @@ class Reconciler:
 
     def _until_done(self) -> None:
         """Reconcile, again and again until it succeeds."""
-        pause = FIRST_PAUSE
+        pauses = Backoff(LONGEST_PAUSE, FIRST_PAUSE)
         self._running = True
         try:
             while not self._stop.is_set():
@@ -641,9 +642,9 @@ class Reconciler:
                         "not reconciled with Nova's API (%s): %s. Trying again", reason, failure
                     )
                 self._failing = True
+                pause = pauses.next()
                 self._hold(pause + HOLD)
                 self._stop.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
         except Stopped:
             pass
         self._release()

@@ -78,23 +78,27 @@ def ageing_policy(conf: cfg.ConfigOpts) -> ageing.Policy:
     )
 
 
+def writer(conf: cfg.ConfigOpts, **options: Any) -> Writer:
+    """Return what writes the configured keyspace, with options of :class:`Writer`; it connects at
+    the first need."""
+    connect_to_redis = functools.partial(configuration.redis_client, conf, client_name=PROGRAM)
+    return Writer(connect_to_redis, conf[common.GROUP].keyspace, **options)
+
+
 def consumers(conf: cfg.ConfigOpts, on_loss: Callable[[str], None] | None = None) -> list[Consumer]:
     """Return a consumer for each configured bus, not yet running.
 
     :param on_loss: is told why the index may lack something.
     """
     topology = Topology.from_conf(conf)
-    keyspace = conf[common.GROUP].keyspace
-    connect_to_redis = functools.partial(configuration.redis_client, conf, client_name=PROGRAM)
     found = []
     for each in transport.transports(conf):
         agents = Agents(Asker(conf, each), times(conf))
-        writer = Writer(connect_to_redis, keyspace, bus=each.identity, on_switch=agents.switched)
         found.append(
             Consumer(
                 each,
                 topology,
-                writer,
+                writer(conf, bus=each.identity, on_switch=agents.switched),
                 rules(conf),
                 agents=agents,
                 sweep=Sweep(ageing_policy(conf)),
@@ -110,10 +114,9 @@ def reconciler(conf: cfg.ConfigOpts) -> Reconciler | None:
     group = conf[consumer_group.GROUP]
     if not group.cloud:
         return None
-    connect_to_redis = functools.partial(configuration.redis_client, conf, client_name=PROGRAM)
     return Reconciler(
         functools.partial(NovaApi, group.cloud),
-        Writer(connect_to_redis, conf[common.GROUP].keyspace),
+        writer(conf),
         interval=group.reconcile_interval,
         ignore_hosts=lambda: conf[consumer_group.GROUP].ignore_hosts,
     )
@@ -230,8 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def refuse_other_schema(conf: cfg.ConfigOpts) -> None:
     """Raise :class:`SchemaError` where Redis answers that another version's keys are there."""
-    connect_to_redis = functools.partial(configuration.redis_client, conf, client_name=PROGRAM)
     try:
-        Writer(connect_to_redis, conf[common.GROUP].keyspace).check()
+        writer(conf).check()
     except Unavailable:
         LOG.debug("Redis is away; it is waited for")

@@ -12,6 +12,7 @@ from oslo_config import cfg
 
 from bus_cache import protocol
 from bus_cache.agent import publisher
+from bus_cache.conf.text import one_line
 
 LOG = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def serve(conf: cfg.ConfigOpts, host: str, agent: Agent) -> None:
                 return
             except Exception as error:  # whatever kombu and py-amqp raise: it goes on without
                 if not failures:
-                    said = " ".join(str(error).split())[:300] or type(error).__name__
+                    said = one_line(error)
                     LOG.warning("this agent can't be asked yet, trying again: %s", said)
             failures += 1
             time.sleep(_AGAIN)

@@ -18,6 +18,7 @@ from bus_cache.agent.state import Message
 from bus_cache.conf import ConfigurationError
 from bus_cache.conf import messaging as messaging_options
 from bus_cache.conf.messaging import oslo_messaging
+from bus_cache.conf.text import one_line
 
 DRIVER = "bus_cache"
 """Our driver's entry point in ``oslo.messaging.notify.drivers``."""
@@ -54,7 +55,7 @@ class Driver(messaging.MessagingV2Driver):  # type: ignore[misc] # oslo.messagin
                 )
             _outcome.failure = ""
         except Exception as error:  # whatever kombu and py-amqp raise
-            _outcome.failure = " ".join(str(error).split())[:300] or type(error).__name__
+            _outcome.failure = one_line(error)
 
 
 def is_set(conf: cfg.ConfigOpts, group: str | None, name: str) -> bool:

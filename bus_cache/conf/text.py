@@ -1,4 +1,4 @@
-"""Help texts: written in lines of the source's width, shown in those of whoever shows them."""
+"""Texts for people: paragraphs of help, and what went wrong on one line."""
 
 from __future__ import annotations
 
@@ -12,3 +12,10 @@ def paragraphs(text: str) -> str:
         "\n* ".join(" ".join(item.split()) for item in block.split("\n* ")) for block in blocks
     )
     return "\n\n".join(lines)
+
+
+def one_line(said: object) -> str:
+    """Return what an error or an answer says on one line, at most 300 characters; of one that says
+    nothing, what it is.
+    """
+    return " ".join(str(said).split())[:300] or type(said).__name__

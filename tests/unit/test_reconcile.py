@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import msgpack
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from bus_cache import names
 from bus_cache.index.changes import Held, HostDeleted, InUse, NotInUse, Source
 from bus_cache.index.writer import Usage
-from consumers.nova_api import ApiError, Server, Services
+from consumers.nova_api import ApiError, Server
 from consumers.reconcile import (
     MOST_FAILURES,
     SAMPLE,
@@ -206,12 +206,6 @@ class Asked:
     def __init__(self, answers: Mapping[str, bool]) -> None:
         self.answers = answers
         self.asked: list[str] = []
-
-    def services(self) -> Services:
-        raise NotImplementedError
-
-    def servers(self) -> Iterator[list[Server]]:
-        raise NotImplementedError
 
     def exists(self, server: str) -> bool:
         self.asked.append(server)

@@ -18,6 +18,7 @@
 -- or for its end, and all else is known better by the agent.
 -- All is read before anything is written: a key that is somebody else's leaves no half.
 local MIGRATION = 4 -- see changes.Source
+local now, on_time = tonumber(ARGV[3]), tonumber(ARGV[4])
 for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
   local host, id, fingerprint, raw, stamp, source, till = unpack(held)
   local host_gone = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
@@ -35,21 +36,22 @@ for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
   redis.call('ZCARD', prefix .. 'hosts')
   local holds = not host_gone or stamp >= host_gone
   if holds and not image_gone and not known_better then
+    local late = stamp < on_time and now or nil
     local touched = known and (known[4] or (known[2] ~= MIGRATION and known[1])) or nil
     local touches = source ~= MIGRATION and (not touched or touched < stamp)
     if touches then touched = stamp end
     if not known or known[1] < stamp or (known[1] == stamp and known[2] < source) then
-      local late = stamp < tonumber(ARGV[4]) and tonumber(ARGV[3]) or nil
-      if not late and known and known[3] and known[3] > stamp then late = known[3] end
+      local came = late
+      if not came and known and known[3] and known[3] > stamp then came = known[3] end
       redis.call('HSET', prefix .. 'host:' .. host, raw,
-        evidence_row(stamp, source, late, source == MIGRATION and touched))
+        evidence_row(stamp, source, came, source == MIGRATION and touched))
     elseif touches and known[2] == MIGRATION then
       redis.call('HSET', prefix .. 'host:' .. host, raw, evidence_row(known[1], known[2], known[3], touched))
     end
     if not managed then
       redis.call('SADD', prefix .. 'image:' .. fingerprint, host)
       not_coming(fingerprint, host)
-      changed(host, math.max(stamp, stamp < tonumber(ARGV[4]) and tonumber(ARGV[3]) or 0))
+      changed(host, late or stamp)
     elseif not in_inventory(said) and till > 0 then
       coming(fingerprint, host, till)
     end
