@@ -169,6 +169,7 @@ def run(plane: ControlPlane, minutes: float, seed: int) -> tuple[dict[str, Any],
         2 * MANAGER_INTERVAL + PASS,
         lambda image: churn_actor.kind(names.get(image, image)),
         deleted,
+        stage.down,
     )
     for each in stage.done:
         if each.failure:
@@ -193,6 +194,7 @@ def run(plane: ControlPlane, minutes: float, seed: int) -> tuple[dict[str, Any],
         "manager_interval": MANAGER_INTERVAL,
         "minimum_age": MINIMUM_AGE,
         "operations": did,
+        "down": stage.down,
         "samples": len(samples),
         "longest_time_between_samples": max(
             after.at - now.at for now, after in itertools.pairwise(samples)

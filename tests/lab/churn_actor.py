@@ -123,6 +123,8 @@ class Stage:
 
     plane: ControlPlane
     done: list[Done] = field(default_factory=list)
+    #: Hosts whose nova-compute was killed, when, and when it was back; seconds since 1970.
+    down: list[tuple[str, float, float]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     def images(self) -> tuple[str, ...]:
@@ -339,6 +341,7 @@ def act(stage: Stage, actors: Sequence[Actor], until: float) -> None:
     half = (time.monotonic() + until) / 2
     together(actors, lambda actor: actor.act(half))
     host = plane.hosts[-1]
+    killed = time.time()
     plane.kill_compute(host)
     plane.cloud.update_service(host, forced_down=True)
     back = time.monotonic() + DOWN
@@ -347,5 +350,6 @@ def act(stage: Stage, actors: Sequence[Actor], until: float) -> None:
     plane.start_compute(host)
     plane.cloud.accept_again(host)
     plane.await_hosts([host])
+    stage.down.append((host, killed, time.time()))
     together(actors, lambda actor: actor.act(until))
     together(actors, Actor.delete_all)

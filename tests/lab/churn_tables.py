@@ -123,8 +123,11 @@ class Inferred:
     gone_used: list[Span] = field(default_factory=list)
     gone_unused: list[Span] = field(default_factory=list)
     gone_deleted: list[Span] = field(default_factory=list)
-    #: Still claimed after the file had gone.
+    #: Still claimed after the file had gone, less the time for which the host was down.
     too_long: list[Span] = field(default_factory=list)
+    #: Still claimed after the file had gone, while the host was down: what it removed just before
+    #: nobody can know.
+    too_long_down: list[Span] = field(default_factory=list)
     #: Claimed while there was no file, and not because one had been there.
     invented: list[Span] = field(default_factory=list)
     #: From the file's arrival to the claim.
@@ -151,12 +154,15 @@ def inferred(
     bound: float,
     kind_of: Callable[[str], str],
     deleted: Mapping[str, float],
+    down: Sequence[tuple[str, float, float]] = (),
 ) -> Inferred:
     """Compare a keyspace's sets with the lives of the files on the disks.
 
     :param bound: seconds that an image may be claimed after its file has gone.
     :param kind_of: what an image is, by its fingerprint, for those that are never claimed.
     :param deleted: when images were deleted in Glance, by their fingerprints.
+    :param down: hosts whose nova-compute did not run, from when and until when; nothing is
+        predicted of them meanwhile.
     """
     found = Inferred(bound)
     claims: dict[Image, list[Span]] = {}
@@ -198,8 +204,14 @@ def inferred(
             for gap in _outside(claim, own):
                 if gap.seconds <= GRACE:
                     continue
-                followed_a_life = any(life.end == gap.start for life in own)
-                (found.too_long if followed_a_life else found.invented).append(gap)
+                if not any(life.end == gap.start for life in own):
+                    found.invented.append(gap)
+                    continue
+                times = [Span(image, *when) for host, *when in down if host == image.host]
+                rested = sum(max(0.0, _common(gap, each)) for each in times)
+                found.too_long.append(Span(image, gap.start, gap.end - rested))
+                if rested:
+                    found.too_long_down.append(gap)
     return found
 
 
@@ -265,7 +277,8 @@ def inferred_table(found: Inferred) -> str:
             ("claimed gone while a server used it", f"{len(found.gone_used)}"),
             ("claimed gone though still there, unused", _lengths(found.gone_unused)),
             ("claimed gone as deleted in Glance, still there", _lengths(found.gone_deleted)),
-            ("held too long", _lengths(found.too_long)),
+            ("held too long, while the host was up", _lengths(found.too_long)),
+            ("  the whole time of those whose host was down", _lengths(found.too_long_down)),
             ("claimed though never there", _lengths(found.invented)),
             (
                 "claimed after the file was there",

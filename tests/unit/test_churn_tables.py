@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tests.lab.churn_tables import Image, Images, Inferred, Sample, followed, inferred
 
@@ -23,9 +23,16 @@ def images(letters: Iterable[str]) -> Images:
     return Images(Image("host", letter) for letter in letters if letter != ".")
 
 
-def judged(disk: str, claimed: str, used: str = "", deleted: float | None = None) -> Inferred:
+def judged(
+    disk: str,
+    claimed: str,
+    used: str = "",
+    deleted: float | None = None,
+    down: Sequence[tuple[str, float, float]] = (),
+) -> Inferred:
     times = {} if deleted is None else {"a": deleted}
-    return inferred(samples(disk, claimed, used), KEYSPACE, BOUND, "kind of {}".format, times)
+    said = samples(disk, claimed, used)
+    return inferred(said, KEYSPACE, BOUND, "kind of {}".format, times, down)
 
 
 def lengths(found: Inferred) -> dict[str, list[float]]:
@@ -86,6 +93,13 @@ def test_held_too_long() -> None:
     found = judged("aaa........", "aaaaaaaaa..")
     assert lengths(found) == {"too_long": [6.0]}
     assert not found.reached
+
+
+def test_the_time_for_which_the_host_was_down_does_not_count() -> None:
+    found = judged("aaa.........", "aaaaaaaaaa..", down=[("host", 4.0, 7.0), ("other", 0.0, 9.0)])
+    assert lengths(found) == {"too_long": [4.0]}
+    assert [span.seconds for span in found.too_long_down] == [7.0]
+    assert found.reached
 
 
 def test_held_until_it_came_back() -> None:
