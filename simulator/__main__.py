@@ -1,0 +1,86 @@
+"""``python -m simulator``: a trace under several policies; a JSON, a table, pictures if wanted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from simulator import parallel, parameters, policies, table, trace
+from simulator.run import Outcome
+
+GBIT = 1e9 / 8
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the policies and write what they gave. What is wrong is told in one line."""
+    options = _parser().parse_args(arguments)
+    names = options.policies.split(",") if options.policies else policies.ALL
+    unknown = [name for name in names if name not in policies.ALL]
+    if unknown:
+        _fail(f"no such policy: {', '.join(unknown)}; there are {', '.join(policies.ALL)}")
+    if options.hosts < 1 or options.jobs < 1:
+        _fail("--hosts and --jobs must be at least 1")
+    try:
+        assumed = parameters.load(
+            host_vcpus=options.vcpus,
+            host_ram=options.ram_mb,
+            host_disk=options.disk_gb,
+            glance_bandwidth=options.glance_gbit and options.glance_gbit * GBIT,
+            host_bandwidth=options.host_gbit and options.host_gbit * GBIT,
+        )
+        requests = trace.read(options.trace)
+    except ValueError as error:
+        _fail(str(error))
+    outcomes = parallel.run_all(
+        requests, names, options.hosts, options.seed, assumed, jobs=options.jobs, done=_through
+    )
+    figures = {name: outcomes[name].figures for name in names}
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(table.of(figures))
+    if options.pictures:
+        from simulator import pictures  # noqa: PLC0415 - matplotlib takes a second, and may lack
+
+        pictures.draw(outcomes, options.pictures)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__)
+    parser.add_argument("--trace", type=pathlib.Path, required=True, metavar="FILE")
+    parser.add_argument("--hosts", type=int, metavar="N", required=True)
+    parser.add_argument(
+        "--seed", type=int, metavar="N", default=0, help="of what the trace leaves open"
+    )
+    parser.add_argument("--json", type=pathlib.Path, metavar="OUT")
+    parser.add_argument("--policies", metavar="A,B", help=f"of {','.join(policies.ALL)}")
+    parser.add_argument("--vcpus", type=int, metavar="N", help="of a host, before overcommitment")
+    parser.add_argument("--ram-mb", type=int, metavar="N", help="of a host, in MiB")
+    parser.add_argument("--disk-gb", type=int, metavar="N", help="of a host, in GiB")
+    parser.add_argument("--glance-gbit", type=float, metavar="X", help="Gbit/s out of Glance")
+    parser.add_argument("--host-gbit", type=float, metavar="X", help="Gbit/s into a host")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", default=2, help="policies run at the same time"
+    )
+    parser.add_argument("--pictures", type=pathlib.Path, metavar="DIR", help="draw PNG and SVG")
+    return parser
+
+
+def _through(name: str, outcome: Outcome, seconds: float) -> None:
+    _say(f"{name}: {seconds:.0f} s")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _fail(text: str) -> NoReturn:
+    _say(f"error: {text}")
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

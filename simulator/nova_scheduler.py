@@ -1,0 +1,172 @@
+"""Nova's scheduler on the model: its real HostStates and weighers, in the order of its own code.
+
+What ``_schedule`` in nova/scheduler/manager.py does for a request with several servers, without its
+database and its calls of placement: the HostStates are made anew for each request from the hosts'
+records (``_get_host_states`` in nova/scheduler/host_manager.py), one server after the other is
+weighed by ``HostWeightHandler.get_weighed_objects``, the best host that placement still grants is
+consumed from. What it leaves out: filters other than room, cells, aggregates, alternates.
+
+Two things are done for speed, and change no weight (a test compares them):
+
+- a HostState is made anew only where the host's record changed or something was consumed from it;
+- Nova's weighers read a copy of the options instead of oslo.config, which they ask for each host.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import pkgutil
+import random
+import types
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import nova.conf
+import nova.scheduler.weights
+from nova import objects
+from nova.scheduler import host_manager
+
+from simulator.cloud import Host, image_id
+from simulator.trace import Request
+
+CONF = nova.conf.CONF
+objects.register_all()
+_EPOCH = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+
+
+def prepare() -> None:
+    """Let Nova's weighers read a copy of the options; for a process that does nothing else."""
+    for module, options in copied_options():
+        module.CONF = options
+
+
+def copied_options() -> Iterator[tuple[Any, Any]]:
+    """Yield each module of Nova's weighers, with what it may have instead of oslo.config."""
+    group = types.SimpleNamespace(**dict(CONF.filter_scheduler.items()))
+    options = types.SimpleNamespace(filter_scheduler=group, metrics=CONF.metrics)
+    package = nova.scheduler.weights
+    for module in pkgutil.iter_modules(package.__path__):
+        yield importlib.import_module(f"{package.__name__}.{module.name}"), options
+
+
+def default_weighers() -> list[Any]:
+    """Return Nova's own weighers, as ``[filter_scheduler] weight_classes`` has them by default."""
+    handler = nova.scheduler.weights.HostWeightHandler()
+    classes = handler.get_matching_classes(["nova.scheduler.weights.all_weighers"])
+    return [weigher() for weigher in sorted(classes, key=lambda each: str(each.__name__))]
+
+
+class Worker:
+    """One process of nova-scheduler."""
+
+    def __init__(self, hosts: Sequence[Host], weighers: Sequence[Any], seed: int) -> None:
+        """:param seed: decides the order in which hosts of one weight stand: Nova has them in the
+        order of a Python set, which is arbitrary but stays in a process.
+        """
+        self._handler = nova.scheduler.weights.HostWeightHandler()
+        self._weighers = list(weighers)
+        self._hosts = list(hosts)
+        random.Random(f"order {seed}").shuffle(self._hosts)
+        self._states: dict[int, tuple[int, Any]] = {}
+        self._by_name = {host.name: host for host in hosts}
+        self._record = _Record()
+
+    def select(self, request: Request, now: float) -> list[Host] | None:
+        """Choose and allocate a host for each server of a request; None: not enough of them."""
+        states = [self._state(host) for host in self._hosts if host.fits(request)]
+        spec = request_spec(request)
+        chosen: list[Host] = []
+        for _ in range(request.count):
+            weighed = self._handler.get_weighed_objects(self._weighers, states, spec)
+            for each in weighed:
+                host = self._by_name[each.obj.host]
+                if host.fits(request):
+                    break
+            else:
+                for taken in chosen:
+                    taken.allocate(request, -1)
+                return None
+            host.allocate(request)
+            chosen.append(host)
+            each.obj.consume_from_request(spec)
+            self._states.pop(host.index, None)  # to be made anew for the next request
+            states = [other.obj for other in weighed]
+        return chosen
+
+    def _state(self, host: Host) -> Any:
+        version, state = self._states.get(host.index, (None, None))
+        if version != host.version:
+            state = self._record.state(host)
+            self._states[host.index] = host.version, state
+        return state
+
+
+class _Record:
+    """Nova's ComputeNode, filled from a host of the model."""
+
+    def __init__(self) -> None:
+        self._node = objects.ComputeNode(
+            uuid=str(uuid.UUID(int=0)),
+            updated_at=_EPOCH,
+            host_ip="192.0.2.1",
+            hypervisor_type="QEMU",
+            hypervisor_version=8002002,
+            cpu_info="",
+            numa_topology=None,
+            pci_device_pools=None,
+            supported_hv_specs=[],
+            metrics="[]",
+        )
+
+    def state(self, host: Host) -> Any:
+        """Return a new HostState, as Nova makes it from the host's record."""
+        node = self._node
+        vcpus, ram, disk = host.claimed
+        node.host = node.hypervisor_hostname = host.name
+        node.vcpus = host.vcpus
+        node.memory_mb = host.ram_mb
+        node.local_gb = host.disk_gb
+        node.vcpus_used = vcpus
+        node.memory_mb_used = ram
+        node.free_ram_mb = host.ram_mb - ram
+        node.local_gb_used = disk
+        node.free_disk_gb = host.disk_gb - disk
+        # libvirt's: the file system's free room, less what sparse disks may still grow by
+        node.disk_available_least = host.disk_gb - disk - host.cache_bytes_recorded // 2**30
+        node.stats = {
+            "num_instances": str(host.num_instances),
+            "io_workload": str(host.building),
+            "failed_builds": "0",
+        }
+        node.cpu_allocation_ratio = host.cpu_allocation_ratio
+        node.ram_allocation_ratio = node.disk_allocation_ratio = 1.0
+        state = host_manager.HostState(host.name, host.name, None)
+        state.update(compute=node, service={}, aggregates=[], inst_dict={})
+        return state
+
+
+def request_spec(request: Request) -> Any:
+    """Return Nova's RequestSpec for a request."""
+    return objects.RequestSpec(
+        is_bfv=False,
+        image=objects.ImageMeta(
+            id=image_id(request.image),
+            size=request.image_bytes,
+            disk_format="qcow2",
+            properties=objects.ImageMetaProps(),
+        ),
+        flavor=objects.Flavor(
+            vcpus=request.vcpus,
+            memory_mb=request.ram_mb,
+            root_gb=request.disk_gb,
+            ephemeral_gb=0,
+            swap=0,
+        ),
+        num_instances=request.count,
+        pci_requests=None,
+        numa_topology=None,
+        instance_group=None,
+        requested_destination=None,
+    )

@@ -1,0 +1,143 @@
+"""A trace: who asked for which servers when. CSV, a header and a line per request, gzipped or not.
+
+Columns, in any order: ``time_s,lifetime_s,image,image_bytes,vcpus,ram_mb,disk_gb,count``.
+
+- ``time_s``: seconds since the trace's begin, never falling from line to line.
+- ``lifetime_s``: seconds from ACTIVE to deletion; empty: the server stays.
+- ``image``: any name; ``image_bytes``: its size in Glance, the same on all its lines.
+- ``vcpus``, ``ram_mb``, ``disk_gb``: the flavor's. ``count``: servers asked for in one request.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TextIO
+
+COLUMNS = "time_s", "lifetime_s", "image", "image_bytes", "vcpus", "ram_mb", "disk_gb", "count"
+
+BURST_SERVERS = 20
+"""So many servers of one image at once are a burst."""
+
+_BURST_GAP = 10.0
+"""Seconds: requests for one image that follow each other no later than this belong together."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """One line."""
+
+    time_s: float
+    lifetime_s: float | None
+    image: str
+    image_bytes: int
+    vcpus: int
+    ram_mb: int
+    disk_gb: int
+    count: int
+
+
+class TraceError(ValueError):
+    """What is wrong with a trace, in one sentence."""
+
+
+def read(path: pathlib.Path) -> list[Request]:
+    """Return the requests of a file; it is gzipped where it begins so, whatever its name.
+
+    :raises TraceError: the file can't be read or is no trace; the first fault is named.
+    """
+    try:
+        with path.open("rb") as raw:
+            opener: Callable[..., Any] = gzip.open if raw.read(2) == b"\x1f\x8b" else open
+        with opener(path, "rt", encoding="utf-8", newline="") as lines:
+            return list(_requests(path, lines))
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise TraceError(f"{path}: {error}") from error
+
+
+def write(path: pathlib.Path, requests: Iterable[Request]) -> None:
+    """Write a trace; gzipped, and the same bytes each time, where the name ends with ``.gz``."""
+    lines = [",".join(COLUMNS)]
+    for request in requests:
+        values = (getattr(request, name) for name in COLUMNS)
+        lines.append(",".join("" if value is None else str(value) for value in values))
+    text = ("\n".join(lines) + "\n").encode()
+    path.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+
+
+def bursts(requests: Sequence[Request]) -> list[int | None]:
+    """Return for each request the number of the burst that it belongs to, or None.
+
+    A burst is what asks for one image, never 10 s without a request, and for 20 servers in all.
+    """
+    groups: list[list[int]] = []
+    newest: dict[str, int] = {}
+    for index, request in enumerate(requests):
+        group = newest.get(request.image)
+        if group is None or request.time_s - requests[groups[group][-1]].time_s > _BURST_GAP:
+            newest[request.image] = group = len(groups)
+            groups.append([])
+        groups[group].append(index)
+    found: list[int | None] = [None] * len(requests)
+    for number, members in enumerate(groups):
+        if sum(requests[index].count for index in members) >= BURST_SERVERS:
+            for index in members:
+                found[index] = number
+    return found
+
+
+def _requests(path: pathlib.Path, lines: TextIO) -> Iterator[Request]:
+    rows = csv.DictReader(lines)
+    missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
+    if missing:
+        raise TraceError(f"{path}: column {', '.join(missing)} is missing in the first line")
+    before = 0.0
+    sizes: dict[str, int] = {}
+    request = None
+    for row in rows:
+        try:
+            request = _request(row)
+            if request.time_s < before:
+                raise ValueError(f"time_s {request.time_s:g} is before the line above's {before:g}")
+            if sizes.setdefault(request.image, request.image_bytes) != request.image_bytes:
+                raise ValueError(f"image {request.image} has another image_bytes than above")
+        except (ValueError, TypeError) as error:
+            raise TraceError(f"{path}, line {rows.line_num}: {error}") from error
+        before = request.time_s
+        yield request
+    if request is None:
+        raise TraceError(f"{path}: there is no request in it")
+
+
+def _request(row: dict[str, str | None]) -> Request:
+    """:raises ValueError: a value that is none or makes no sense."""
+
+    def number(name: str, least: float, *, whole: bool = True) -> float:
+        text = (row[name] or "").strip()
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            kind = "whole number" if whole else "number"
+            raise ValueError(f"{name} is {text!r}, which is no {kind}") from None
+        if not math.isfinite(value) or value < least:
+            raise ValueError(f"{name} is {text}; the least is {least:g}")
+        return value
+
+    image = (row["image"] or "").strip()
+    if not image:
+        raise ValueError("image is empty")
+    stays = not (row["lifetime_s"] or "").strip()
+    return Request(
+        time_s=number("time_s", 0, whole=False),
+        lifetime_s=None if stays else number("lifetime_s", 0, whole=False),
+        image=image,
+        image_bytes=int(number("image_bytes", 1)),
+        vcpus=int(number("vcpus", 1)),
+        ram_mb=int(number("ram_mb", 1)),
+        disk_gb=int(number("disk_gb", 0)),
+        count=int(number("count", 1)),
+    )

@@ -1,0 +1,221 @@
+"""The simulator: what can be worked out by hand comes out, the same each time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator import __main__ as command
+from simulator import generate, links, nova_scheduler, parameters, policies, trace
+from simulator.cloud import Cloud
+from simulator.run import Outcome, percentile, run
+from simulator.trace import Request
+
+SIZE = 3_000_000_000
+FLAVOR = {"vcpus": 2, "ram_mb": 4096, "disk_gb": 20}
+
+
+def request(
+    time_s: float, image: str = "a", *, lifetime_s: float | None = None, count: int = 1
+) -> Request:
+    return Request(time_s, lifetime_s, image, SIZE, count=count, **FLAVOR)
+
+
+def assumed(**changed: float) -> parameters.Parameters:
+    """No chance in a boot's time."""
+    return dataclasses.replace(parameters.load(), boot_jitter=1e-12, **changed)
+
+
+def simulate(requests: list[Request], policy: str = "nova_default", hosts: int = 1) -> Outcome:
+    return run(requests, policy, hosts, 1, assumed())
+
+
+def test_bandwidth_is_shared_max_min() -> None:
+    """Three flows share one host's 4; the other host may take what they leave, up to its own 4."""
+    rates = links.fair_rates({1: 3, 2: 1}, total=10.0, per_group=4.0, per_flow=9.0)
+    assert rates == {1: pytest.approx(4 / 3), 2: 4.0}
+    assert links.fair_rates({1: 3, 2: 1}, 4.0, 4.0, 9.0) == {1: 1.0, 2: 1.0}
+    assert links.fair_rates({1: 3, 2: 1}, 10.0, 4.0, 1.0) == {1: 1.0, 2: 1.0}
+
+
+@given(
+    counts=st.dictionaries(st.integers(0, 9), st.integers(1, 20), min_size=1),
+    total=st.floats(1, 1000),
+    per_group=st.floats(1, 1000),
+    per_flow=st.floats(1, 1000),
+)
+def test_nothing_that_could_be_sent_is_left(
+    counts: dict[int, int], total: float, per_group: float, per_flow: float
+) -> None:
+    """Each flow is at a bound of its own, or all others that could give are no faster."""
+    rates = links.fair_rates(counts, total, per_group, per_flow)
+    used = sum(rates[group] * count for group, count in counts.items())
+    assert used <= total * (1 + 1e-9)
+    for group, count in counts.items():
+        limit = min(per_group / count, per_flow)
+        assert rates[group] <= limit * (1 + 1e-9)
+        if rates[group] < limit * (1 - 1e-9):
+            assert used == pytest.approx(total)
+            assert rates[group] == pytest.approx(max(rates.values()))
+
+
+def test_two_servers_wait_for_one_download() -> None:
+    """3 GB at 300 MB/s: 10 s to fetch, 10 s to convert, 8 s to boot; a later boot has but the 8."""
+    outcome = simulate([request(0, count=2), request(1000)])
+    first = 0.15 + 2 * 0.04 + 0.5 + 10 + 10 + 8
+    later = 0.15 + 0.04 + 0.5 + 8
+    assert outcome.boots == pytest.approx([later, first, first])
+    figures = outcome.figures
+    assert (figures["downloads"], figures["bytes_from_glance"]) == (1, SIZE)
+    assert figures["hit_share"] == pytest.approx(1 / 3)
+    assert figures["max_builds_one_host"] == 2
+    assert sum(outcome.traffic) == pytest.approx(SIZE)
+
+
+@pytest.mark.parametrize(("away", "downloads"), [(86400 - 2500, 1), (86400 + 2500, 2)])
+def test_an_unused_image_goes_with_the_first_pass_after_a_day(away: float, downloads: int) -> None:
+    """Nova's default ageing: a pass each 40 minutes, 24 hours."""
+    outcome = simulate([request(0, lifetime_s=10.0), request(away), request(away + 100)])
+    assert outcome.figures["downloads"] == downloads
+
+
+def test_what_finds_no_room_fails_whole() -> None:
+    """63 servers of 4 GiB go into 256 GiB less what is reserved; a request for 64 gets nothing."""
+    outcome = simulate([request(0, count=64), request(1, count=63)])
+    assert outcome.figures["failed"] == 64
+    assert len(outcome.boots) == 63
+
+
+def test_requests_at_once_do_not_see_each_other() -> None:
+    """As in Nova: until a host claims, each request has HostStates without the others' servers."""
+    one_worker = assumed(scheduler_workers=1)
+    requests = [request(0, image) for image in "abc"]
+    assert run(requests, "nova_default", 4, 1, one_worker).figures["max_builds_one_host"] == 3
+    together = [request(0, count=3)]
+    assert run(together, "nova_default", 4, 1, one_worker).figures["max_builds_one_host"] == 1
+
+
+def test_the_real_weigher_sees_the_model() -> None:
+    """Nova spreads; the product's weigher follows the image that the first host holds."""
+    requests = [request(100.0 * index) for index in range(4)]
+    assert simulate(requests, "nova_default", 4).figures["downloads"] == 4
+    assert simulate(requests, "bus_cache", 4).figures["downloads"] == 1
+
+
+@pytest.mark.parametrize("policy", policies.ALL)
+def test_the_same_seed_is_the_same_run(policy: str) -> None:
+    """All policies, with bursts; and every figure is there."""
+    shape = generate.Shape(boots=60, days=0.1, images=5, load=0.2)
+    outcomes = [run(generate.generate(shape, 5, 262144, 1), policy, 5, 7, assumed()) for _ in "ab"]
+    assert outcomes[0] == outcomes[1]
+    assert list(outcomes[0].figures) == [
+        "bytes_from_glance", "downloads", "hit_share", "boot_p50_s", "boot_p95_s", "boot_p99_s",
+        "burst_makespan_s", "max_builds_one_host", "ram_cv", "failed",
+    ]  # fmt: skip
+    assert generate.generate(shape, 5, 262144, 1) != generate.generate(shape, 5, 262144, 2)
+
+
+def test_copied_options_and_kept_states_change_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done for speed, against Nova's own options and HostStates made anew each time."""
+    # within three minutes: many are chosen before others claim
+    shape = generate.Shape(boots=60, days=0.002, images=5, load=0.2)
+    requests = generate.generate(shape, 5, 262144, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(nova_scheduler.Worker, "_state", lambda self, host: self._record.state(host))
+        plain = run(requests, "bus_cache_next", 5, 7, assumed())
+    with monkeypatch.context() as patch:
+        for module, options in nova_scheduler.copied_options():
+            patch.setattr(module, "CONF", options)
+        assert run(requests, "bus_cache_next", 5, 7, assumed()) == plain
+
+
+@pytest.mark.parametrize("name", ["trace.csv", "trace.csv.gz"])
+def test_a_trace_is_read_as_written(tmp_path: pathlib.Path, name: str) -> None:
+    """Gzipped or not, and with servers that stay."""
+    requests = generate.generate(generate.Shape(boots=200, days=0.5), 10, 262144, 3)
+    assert {request.lifetime_s is None for request in requests} == {True, False}
+    assert sum(request.count for request in requests) == 200
+    trace.write(tmp_path / name, requests)
+    assert trace.read(tmp_path / name) == requests
+
+
+HEAD = ",".join(trace.COLUMNS) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "missing"),
+        (HEAD.replace(",count", ""), "column count is missing"),
+        (HEAD, "no request"),
+        (HEAD + "0,,a,5,1,1,1,0\n", "line 2: count is 0"),
+        (HEAD + "-1,,a,5,1,1,1,1\n", "time_s is -1"),
+        (HEAD + "nan,,a,5,1,1,1,1\n", "time_s is nan"),
+        (HEAD + "0,,a,5,x,1,1,1\n", "vcpus is 'x', which is no whole number"),
+        (HEAD + "0,,a,5,1,1\n", "disk_gb is ''"),
+        (HEAD + "0,,,5,1,1,1,1\n", "image is empty"),
+        (HEAD + "9,,a,5,1,1,1,1\n8,,a,5,1,1,1,1\n", "line 3: time_s 8 is before"),
+        (HEAD + "9,,a,5,1,1,1,1\n9,,a,6,1,1,1,1\n", "another image_bytes"),
+    ],
+)
+def test_a_bad_trace_is_refused_in_one_line(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    """By the command, without a traceback."""
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as end:
+        command.main(["--trace", str(path), "--hosts", "1"])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith(f"error: {path}")
+    assert error.count("\n") == 1
+
+
+def test_the_command_writes_a_json_by_policy(tmp_path: pathlib.Path) -> None:
+    """In processes of its own, with the options as they are there."""
+    trace.write(tmp_path / "t.csv.gz", [request(0), request(100)])
+    out = tmp_path / "out.json"
+    command.main([
+        "--trace", str(tmp_path / "t.csv.gz"), "--hosts", "2", "--seed", "1", "--jobs", "1",
+        "--json", str(out), "--policies", "flat_10,clairvoyant", "--glance-gbit", "0.8",
+    ])  # fmt: skip
+    figures = json.loads(out.read_text())
+    assert list(figures) == ["flat_10", "clairvoyant"]
+    assert figures["flat_10"]["downloads"] == 1
+    assert figures["flat_10"]["boot_p99_s"] > 0.69 + SIZE / 1e8 + SIZE / 3e8
+
+
+def test_bursts_are_found_in_one_request_and_in_many() -> None:
+    """20 servers of an image, 19 are none, with no gap above 10 s."""
+    many = [request(100 + 5 * index, "b") for index in range(20)]
+    apart = [request(1000 + 11 * index, "c") for index in range(20)] + [
+        request(2000, "d", count=19)
+    ]
+    found = trace.bursts([request(0, count=20), request(1), *many, *apart])
+    assert found[:2] == [0, 0]
+    assert len(set(found[2:22])) == 1
+    assert found[2] not in (None, 0)
+    assert set(found[22:]) == {None}
+
+
+def test_percentiles_are_values_that_were_there() -> None:
+    """The nearest rank."""
+    values = [float(value) for value in range(1, 101)]
+    assert [percentile(values, part) for part in (50, 95, 99)] == [50, 95, 99]
+    assert percentile([7.0], 99) == 7.0
+    assert math.isclose(percentile([], 50), 0.0)
+
+
+def test_every_parameter_has_a_source_and_no_unknown_name() -> None:
+    """The file and the fields agree, and a wrong value is refused."""
+    with pytest.raises(ValueError, match="host_ram is 0"):
+        parameters.load(host_ram=0)
+    assert Cloud  # the model takes nothing but these
