@@ -11,11 +11,15 @@ PIP    = $(BIN)/pip install --quiet --disable-pip-version-check $(PINNED)
 
 # pytest's number of processes: one per core
 JOBS   ?= auto
-# how long lab-churn goes on
+# how long lab-churn and fuzz go on
 MINUTES ?= 15
+# how often chaos does each fault
+REPEAT ?= 2
+# how many histories model makes
+EXAMPLES ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lab-test lab-churn latency agent-bench clean
+.PHONY: help demo test fuzz coverage test-nova-releases check format lab-test lab-churn chaos latency agent-bench model simulate simulate-small clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,6 +29,18 @@ demo: $(VENV)/.demo  ## the main job on embedded parts: recorded notifications i
 
 test: $(VENV)/.test servers servers-vcenter  ## all tests but the lab's: unit, and functional on real servers
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+
+test-nova-releases: $(VENV)/.releases servers  ## weigher and evidence on Nova 27 to 34, each in an environment of its own; RELEASES="27 34"
+	$(BIN)/python -m tests.releases $(RELEASES)
+
+fuzz: $(VENV)/.fuzz  ## what parses what others wrote, led by coverage, for MINUTES=15; crashes are kept in build/fuzz
+	$(BIN)/python -W ignore -m tests.fuzz --minutes $(MINUTES) $(ARGS)
+
+coverage: $(VENV)/.coverage servers servers-vcenter  ## which lines and branches the tests of `make test` reach, in all processes
+	@rm -rf build/coverage && mkdir -p build/coverage
+	-$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 check: $(VENV)/.check  ## style, types, import rules, generated files
 	$(BIN)/ruff check .
@@ -45,11 +61,23 @@ lab-test: $(VENV)/.lab servers-lab  ## a real Nova control plane on this machine
 lab-churn: $(VENV)/.lab-churn servers-lab servers-libvirt  ## a real libvirt host's image cache against the index, for MINUTES=15 (root only)
 	$(BIN)/python -m tests.lab.churn --minutes $(MINUTES) $(ARGS)
 
+chaos: $(VENV)/.test servers  ## faults of every kind against real processes, REPEAT=2 times each, and a table of what was lost
+	$(BIN)/python -W ignore -m tests.chaos --repeat $(REPEAT) $(ARGS)
+
 latency: $(VENV)/.test servers  ## how long from a notification's publication to the changed set
 	$(BIN)/python -m tools.latency $(ARGS)
 
 agent-bench: $(VENV)/.test servers  ## the agent's memory, processor time, and time from an event on disk to its message
 	$(BIN)/python -m tools.agent_bench $(ARGS)
+
+model: $(VENV)/.test servers  ## many histories of a cloud against the index's model, by chance; EXAMPLES=5000, SEED= of one that failed
+	EXAMPLES=$(EXAMPLES) SEED=$(SEED) $(BIN)/python -m pytest tests/functional/test_model.py -rP --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+
+simulate-small: $(VENV)/.simulate  ## boots of a small trace under all policies, by Nova's real weighers; about a minute
+	$(BIN)/python -W ignore -m simulator.campaign --small $(ARGS)
+
+simulate: $(VENV)/.simulate  ## the report of docs/placement.md; some hours, goes on where it was stopped
+	$(BIN)/python -W ignore -m simulator.campaign --pictures docs/placement $(ARGS)
 
 clean:  ## remove what was made here, the virtual environment too
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -85,6 +113,14 @@ $(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt
 	@$(call install,test)
 $(VENV)/.check: $(VENV)/.created pyproject.toml constraints.txt
 	@$(call install,check)
+$(VENV)/.fuzz: $(VENV)/.created pyproject.toml constraints.txt
+	@$(call install,fuzz)
+$(VENV)/.coverage: $(VENV)/.created pyproject.toml constraints.txt
+	@$(call install,coverage)
+$(VENV)/.releases: $(VENV)/.created pyproject.toml constraints.txt
+	@$(call install,releases)
+$(VENV)/.simulate: $(VENV)/.created pyproject.toml constraints.txt
+	@$(call install,simulate)
 $(VENV)/.lab: $(VENV)/.created pyproject.toml constraints.txt
 	@$(call install,lab)
 # libvirt-python is compiled, against libvirt's headers

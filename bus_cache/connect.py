@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import socket
+import ssl
 import urllib.parse
+from collections.abc import Callable
 from typing import Any, Union
 
 import redis
 import redis.cluster
+import redis.connection
 import redis.exceptions
 import redis.sentinel
 from redis.backoff import NoBackoff
@@ -15,8 +20,16 @@ from redis.retry import Retry
 
 Client = Union[redis.Redis, redis.cluster.RedisCluster]
 
+Connection = redis.connection.AbstractConnection
+
 AWAY = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
 """What a client raises where Redis can't be used. A Cluster's errors are a family of their own."""
+
+GARBLED = (ValueError, TypeError, AttributeError, LookupError)
+"""What a client, or who reads its answers, raises where what answers is no Redis."""
+
+CLOSED = redis.ConnectionError
+"""What a client raises where the server hung up, as after a restart or a failover."""
 
 _SCHEMES = (
     "redis://[user:password@]host:6379/0",
@@ -168,12 +181,14 @@ def connect(
     sentinel_username: str | None = None,
     sentinel_password: str | None = None,
     client_name: str = "bus-cache",
+    on_connection: Callable[[Connection], None] | None = None,
 ) -> Client:
     """Return a client for a target. Nothing is sent before its first command, except to a Cluster.
 
     :param connect_timeout: seconds for the TCP connection.
     :param read_timeout: seconds for each read of an answer. redis-py's timeouts are for one read,
         not for a whole call.
+    :param on_connection: told of each connection that is made, before it is used.
     :param tls: files for TLS; used where the target says TLS, for Sentinels too.
     :returns: a client that answers bytes and tries each command once: who calls decides
         whether a second try is worth its time. (redis-py's own default is ten tries.)
@@ -203,6 +218,8 @@ def connect(
         # timeouts (redis-py 8), and one more round trip for each new connection
         "protocol": 2,
     }
+    if on_connection is not None:
+        common["redis_connect_func"] = _introduction(on_connection, target)
     if target.kind == "cluster":
         nodes = [redis.cluster.ClusterNode(host, port) for host, port in target.nodes]
         return redis.cluster.RedisCluster(startup_nodes=nodes, **{**common, **secure})
@@ -219,6 +236,7 @@ def connect(
                 "socket_timeout": read_timeout,
                 "retry": retry,
                 "protocol": 2,
+                "redis_connect_func": common.get("redis_connect_func"),
                 **secure,
             },
         )
@@ -230,6 +248,56 @@ def connect(
     return redis.Redis(host=host, port=port, db=target.database, **{**common, **secure})
 
 
+def _introduction(
+    tell: Callable[[Connection], None], target: Target
+) -> Callable[[Connection], None]:
+    """Return what redis-py calls with a new connection in place of its own greeting.
+
+    A Cluster's client greets by itself, and calls this one after it.
+    """
+
+    def introduce(connection: Connection) -> None:
+        tell(connection)
+        if target.kind != "cluster":
+            connection.on_connect()
+
+    return introduce
+
+
+def shut_down(connection: Connection) -> None:
+    """End a connection that another thread reads from: its read returns, and it closes the socket.
+
+    redis-py's own ``disconnect`` would take the parser from under the reader.
+    """
+    sock = getattr(connection, "_sock", None)
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+def check_files(tls: Tls) -> None:
+    """Load the files as a connection will do.
+
+    :raises ValueError: with one sentence for the operator that names the file.
+    """
+    for path in filter(None, (tls.ca_file, tls.cert_file, tls.key_file)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise ValueError(f"{path} can't be read: {error.strerror}") from None
+    context = ssl.create_default_context()
+    try:
+        if tls.ca_file:
+            context.load_verify_locations(tls.ca_file)
+        if tls.cert_file:
+            # a key with a pass phrase would have it asked for at the terminal
+            context.load_cert_chain(tls.cert_file, tls.key_file or None, password="")
+    except ssl.SSLError as error:
+        files = " or ".join(filter(None, (tls.ca_file, tls.cert_file, tls.key_file)))
+        raise ValueError(f"{files} is no PEM file of that kind: {explain(error)}") from None
+
+
 def explain(error: BaseException) -> str:
     """Return why Redis can't be used: on one line, never empty, never with a password.
 
@@ -239,4 +307,6 @@ def explain(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, redis.sentinel.MasterNotFoundError):
         text = text.partition(" : ")[0]
+    if "EOF occurred in violation of protocol" in text:
+        text += " Does it ask for a client certificate?"
     return text[:300] or type(error).__name__

@@ -62,7 +62,8 @@ class Keys:
                                       heard; silent: it said goodbye, or is thought dead
     ``gaps``                  ZSET    host -> ms since when a part of its agent's words is missing,
                                       or when the agent is asked again
-    ``listening``             HASH    bus -> ms when agents were last told that somebody reads
+    ``listening``             HASH    bus -> ms when agents were last told that somebody reads;
+                                      ``server`` -> run_id of the Redis that it was on then
     ``coming:<fingerprint>``  ZSET    host -> ms until which the image is on its way, at the most
     ``uses:<host>``           HASH    raw server id -> msgpack [stamp in ms, raw fingerprint, ...]:
                                       since when the server used which images there, or, empty, that
@@ -72,6 +73,8 @@ class Keys:
     ``claim:<name>``          STRING  one consumer does this now; expires
     ``wanted:<name>``         STRING  why this is to be done; goes when it is done (``reconcile``:
                                       the comparison with Nova's API)
+    ``full``                  HASH    name of a limit -> statements that were left out since there
+                                      was no room: see prelude.lua
     ``adopt``                 STRING  while a keyspace of schema 1 is taken over: how far
     ``gone:image:<fp>``       STRING  the image was deleted; expires
     ``gone:host:<host>``      STRING  stamp in ms at which the compute service was deleted; expires
@@ -82,7 +85,8 @@ class Keys:
         """Take the keyspace's name; ValueError where it can't be one."""
         if not KEYSPACE_PATTERN.match(keyspace):
             raise ValueError(
-                f"{keyspace!r} is no keyspace: letters, digits, '_', '.' and '-' only, at least one"
+                f"{keyspace[:60]!r} is no keyspace: letters, digits, '_', '.' and '-' only, at "
+                "least one"
             )
         self.prefix = f"{{{keyspace}}}:"
         self.schema = self.prefix + "schema"

@@ -5,7 +5,9 @@ An agent publishes with oslo.messaging's notifier on the topic :data:`TOPIC` of 
 which grows at each start, and a sequence without gaps that starts at 0 with each epoch. The first
 message of an epoch is a snapshot.
 
-It is asked by an RPC cast, :data:`ASK_TOPIC` with ``server=<host>``, or to all (fanout):
+It is asked by an RPC cast on the exchange :data:`ASK_EXCHANGE`, :data:`ASK_TOPIC` with
+``server=<host>``, or to all (fanout). It is another exchange so that an agent needs no right to
+read or declare the first one: with that it could bind a queue of its own and read what all say.
 
 ``snapshot(after, spread)``
     Publish a snapshot, some time within ``spread`` seconds. ``after`` is the newest epoch that the
@@ -29,6 +31,7 @@ TOPIC = "bus_cache"
 QUEUE = "bus_cache.info"
 """The queue that oslo.messaging's notifier declares for the topic and the priority ``info``."""
 
+ASK_EXCHANGE = "bus_cache_ask"
 ASK_TOPIC = "bus_cache_agent"
 ASK_VERSION = "1.0"
 

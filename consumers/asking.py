@@ -9,7 +9,7 @@ from typing import Any
 from oslo_config import cfg
 from oslo_log import log as logging
 
-from bus_cache import protocol
+from bus_cache import protocol, rabbit
 from bus_cache.conf.messaging import oslo_messaging
 from bus_cache.conf.text import one_line
 from consumers.transport import Transport
@@ -93,8 +93,10 @@ class Asker:
     def _client(self) -> Any:
         transport = oslo_messaging.get_rpc_transport(self._conf, url=self._transport.text)
         target = oslo_messaging.Target(
-            exchange=protocol.EXCHANGE, topic=protocol.ASK_TOPIC, version=protocol.ASK_VERSION
+            exchange=protocol.ASK_EXCHANGE,
+            topic=protocol.ASK_TOPIC,
+            version=protocol.ASK_VERSION,
         )
         # the function came with 14.1, which warns where the class is used
         make = getattr(oslo_messaging, "get_rpc_client", None) or oslo_messaging.RPCClient
-        return make(transport, target, retry=1)
+        return make(rabbit.use_own_connections(transport), target, retry=1)

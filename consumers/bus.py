@@ -41,6 +41,9 @@ PRIORITIES = ("info", "error")
 
 _DROPPED_BYTES = 1024 * 1024
 
+_DEATHS = ("maxlen", "delivery_limit", "expired", "rejected")
+"""Why RabbitMQ moves a message from our queue. Whoever may publish can claim anything."""
+
 _BASIC = 60
 """AMQP's class of methods and properties for messages."""
 
@@ -48,7 +51,6 @@ _OPTION_OF_ARGUMENT = {
     "x-max-length-bytes": "[consumer] queue_max_bytes",
     "x-overflow": "[consumer] queue_max_bytes",
     "x-dead-letter-exchange": "[consumer] queue_max_bytes",
-    "x-dead-letter-routing-key": "[consumer] queue_max_bytes",
     "x-expires": "[consumer] queue_expires",
     "x-queue-type": "[oslo_messaging_rabbit] rabbit_quorum_queue",
     "durable": "[oslo_messaging_rabbit] amqp_durable_queues",
@@ -146,8 +148,9 @@ class Bus:
     :class:`BusError`: then :meth:`close` and, after a while, :meth:`open` again. What was not
     acknowledged comes again.
 
-    :ivar missed: our queue was not there before :meth:`open`, so what was published before is not
-        in it. For who uses this to reset.
+    :ivar missed: why something that was published before :meth:`open` may not be in our queue;
+        empty: all is. For who uses this to reset.
+    :ivar incomplete: an exchange was absent, and :meth:`renew` may find it.
     """
 
     def __init__(
@@ -176,7 +179,8 @@ class Bus:
         self._reads_dropped = False
         self._reads_agents = False
         self._may_read_agents = topology.agents
-        self.missed = False
+        self.missed = ""
+        self.incomplete = False
         self._known_queues: set[str] = set()
         self._said: dict[str, str] = {}
         self._multiple = False
@@ -277,10 +281,10 @@ class Bus:
 
     def renew(self) -> None:
         """Declare and bind again while we do not read, so that our queue does not expire, and is
-        there should somebody delete it."""
+        there should somebody delete it. While we read, only bind."""
         with self._errors():
             assert self._connection is not None
-            self._declare(self._connection)
+            (self._bind if self.consuming else self._declare)(self._connection)
 
     def close(self) -> None:
         """Leave the bus. Never raises; what was not acknowledged goes back to the queue."""
@@ -323,18 +327,48 @@ class Bus:
     # -- declarations ----------------------------------------------------------------------
 
     def _declare(self, connection: Connection) -> None:
-        for exchange in self.topology.exchanges:
-            self._declare_exchange(connection, exchange)
         for name in self.topology.queues:
             self._declare_queue(connection, name)
+        self._bind(connection)
+        if self.topology.pool and self._multiple:
+            self._declare_witness(connection)
+        if self._may_read_agents:
+            self._declare_agents(connection)
+
+    def _declare_witness(self, connection: Connection) -> None:
+        """Find out whether the broker was started anew since one of us was here.
+
+        Nova's exchanges then went, by default, and our queue's bindings with them. Nova's
+        publishers declare their exchanges again, so that these tell nothing. An exchange of our
+        own, which goes as they do and which nobody else declares, tells that what was published
+        before we were back was routed nowhere.
+        """
+        name = f"{self.topology.pool}.witness"
+        durable = self.transport.durable
+        try:
+            with connection.channel() as channel:
+                channel.exchange_declare(name, "fanout", passive=True)
+        except amqp_exceptions.NotFound:
+            self.missed = self.missed or "the broker was started anew"
+            with connection.channel() as channel:
+                channel.exchange_declare(name, "fanout", durable=durable, auto_delete=False)
+        except amqp_exceptions.ChannelError as error:
+            self._say_once(
+                "declare witness",
+                f"exchange {name} can't be used, so it is not noticed when the broker was started "
+                f"anew: {one_line(error)}",
+            )
+
+    def _bind(self, connection: Connection) -> None:
+        """Have what is published on the exchanges that are there come to our queues."""
+        exchanges = [each for each in self.topology.exchanges if self._has(connection, each)]
+        self.incomplete = len(exchanges) < len(self.topology.exchanges)
         with connection.channel() as channel:
             for name in self.topology.queues:
                 keys = self.topology.default_queues if self.topology.pool else [name]
-                for exchange in self.topology.exchanges:
+                for exchange in exchanges:
                     for key in keys:
                         channel.queue_bind(queue=name, exchange=exchange, routing_key=key)
-        if self._may_read_agents:
-            self._declare_agents(connection)
 
     def _declare_agents(self, connection: Connection) -> None:
         """Declare what agents publish to, as their notifier does; do without where that fails.
@@ -370,6 +404,22 @@ class Bus:
                 f"configure, write and read bus_cache.*? The broker says: {failure}",
             )
 
+    def _has(self, connection: Connection, exchange: str) -> bool:
+        """Have an exchange of Nova's or Glance's; False where it is absent, and we may not declare
+        it."""
+        try:
+            self._declare_exchange(connection, exchange)
+        except amqp_exceptions.AccessRefused:
+            self._say_once(
+                f"absent {exchange}",
+                f"exchange {exchange} is absent, and this user may not declare it: what is "
+                "published on it is read when its service has declared it",
+            )
+            return False
+        if self._said.pop(f"absent {exchange}", ""):
+            LOG.info("%s: exchange %s is there now", self, exchange)
+        return True
+
     def _declare_exchange(self, connection: Connection, name: str) -> None:
         """Use the exchange as it is; where it is absent, declare it as OpenStack's services
         would.
@@ -382,14 +432,14 @@ class Bus:
                 with connection.channel() as channel:
                     exchange(channel).declare(passive=True)
                 return
-            if name != protocol.EXCHANGE:  # ours
-                self._warn_of_absence(name)
         with connection.channel() as channel:
             exchange(channel).declare()
+        if self._multiple and name != protocol.EXCHANGE:  # that one is ours
+            self._warn_of_absence(name)
 
     def _warn_of_absence(self, exchange: str) -> None:
         LOG.warning(
-            "%s: exchange %s is absent. Declaring it, %s as [oslo_messaging_rabbit] says "
+            "%s: exchange %s was absent. Declared it, %s as [oslo_messaging_rabbit] says "
             "here: where Nova's own nova.conf says otherwise, Nova will be refused "
             "(406) until this exchange is deleted, so let the two agree. Where Nova "
             "publishes elsewhere, correct [consumer] exchanges or the transport URL",
@@ -419,7 +469,7 @@ class Bus:
                 name,
             )
         if not existed:
-            self.missed = True
+            self.missed = "our queue was new"
         if not existed and name not in self._known_queues:
             LOG.info(
                 "%s: declaring our queue %s; what was published before is not in it", self, name
@@ -428,8 +478,7 @@ class Bus:
         if self.topology.max_bytes:
             arguments["x-max-length-bytes"] = self.topology.max_bytes
             arguments["x-overflow"] = "drop-head"
-            arguments["x-dead-letter-exchange"] = ""
-            arguments["x-dead-letter-routing-key"] = self.topology.dropped_queue
+            arguments["x-dead-letter-exchange"] = self.topology.dropped_queue
         if self._multiple and self.topology.dropped_queue:
             self._declare_dropped(connection)
         self._declare_one(connection, name, arguments, True, False)
@@ -445,11 +494,19 @@ class Bus:
         return arguments
 
     def _declare_dropped(self, connection: Connection) -> None:
-        """Declare where the broker tells us of what it dropped; do without it where that fails."""
+        """Declare where the broker tells us of what it dropped; do without it where that fails.
+
+        By an exchange of its own: the default one would need a right with which one can publish to
+        every queue of Nova's.
+        """
+        name = self.topology.dropped_queue
         arguments = {**self._own_arguments(), "x-max-length-bytes": _DROPPED_BYTES}
         failure = ""
         try:
-            self._declare_one(connection, self.topology.dropped_queue, arguments, True, False)
+            self._declare_one(connection, name, arguments, True, False)
+            with connection.channel() as channel:
+                channel.exchange_declare(name, "fanout", durable=True, auto_delete=True)
+                channel.queue_bind(queue=name, exchange=name)
         except amqp_exceptions.AMQPError as error:
             failure = one_line(error)
         self._reads_dropped = not failure
@@ -530,7 +587,8 @@ class Bus:
     def _drop(self, queue: str, message: Any) -> None:
         self._tags.append(message.delivery_tag)
         headers = message.properties.get("application_headers") or {}
-        self._on_dropped(str(headers.get("x-first-death-reason", "maxlen"))[:40])
+        reason = headers.get("x-first-death-reason", "maxlen")
+        self._on_dropped(reason if reason in _DEATHS else "unknown reason")
 
     def _cancelled(self, consumer_tag: str) -> None:
         raise amqp_exceptions.ConsumerCancelled("the broker took the queue away from us")

@@ -40,6 +40,10 @@ MOST_CHANGES = 5000
 """Changes in hand that are written though the batch is not full, each image of a snapshot counting
 as one: a bound on memory."""
 
+MOST_HELD = 50_000
+"""Changes in hand while Redis is away, counted likewise, with which messages go back to the queue
+at once: a bound on memory."""
+
 RENEWAL = 30.0
 """Seconds between declarations of our queue while we do not read it: it must not expire."""
 
@@ -58,7 +62,7 @@ REMIND = 600.0
 KEEP_UNHELD = 30 * 24 * 3600
 """Seconds for which an image that no host holds is remembered, with its id and size."""
 
-_SELDOM = ("managed", "inferred", "asked", "vanished", "aged_out")
+_SELDOM = ("given_back", "managed", "inferred", "asked", "vanished", "aged_out")
 _SUMMARY = ("received", "irrelevant", "malformed", "applied", "refused", "dropped", *_SELDOM)
 
 COMPLAINTS = 20
@@ -168,9 +172,9 @@ class Consumer:
                 self._broker.up(f"reading {', '.join(self._bus.topology.queues)}")
                 self._steady_since = time.monotonic()
                 self._caught_up = False
-                if self._bus.missed:
-                    self._bus.missed = False
-                    self._on_loss("our queue was new")
+                missed, self._bus.missed = self._bus.missed, ""
+                if missed:
+                    self._on_loss(missed)
                 self._next_look = 0.0
                 self._waiting = None
                 pause.reset()
@@ -216,7 +220,8 @@ class Consumer:
 
     def _flush(self, now: float) -> None:
         """Write what is in hand, then acknowledge; where Redis is away, later."""
-        if self._redis.is_down and not self._redis.may_retry(now):
+        much = self._weight >= MOST_HELD
+        if self._redis.is_down and not self._redis.may_retry(now) and not much:
             return
         failure = ""
         try:
@@ -228,12 +233,13 @@ class Consumer:
             failure = str(error)
         if failure:
             self._redis.down(failure)
-            if self._bus.consuming and self._redis.seconds_down() >= self._patience:
+            if self._bus.consuming and (much or self._redis.seconds_down() >= self._patience):
+                self.counts["given_back"] += self._unacknowledged
                 LOG.warning(
-                    "%s: Redis is away for more than %.0f s: giving %d messages back to the queue "
+                    "%s: Redis is away for %s: giving %d messages back to the queue "
                     "and not consuming until it is there again",
                     self._bus,
-                    self._patience,
+                    "what is in hand" if much else f"more than {self._patience:.0f} s",
                     self._unacknowledged,
                 )
                 self._forget()
@@ -257,7 +263,12 @@ class Consumer:
             self.counts["refused"] += len(changes)
             self.counts["applied"] -= len(changes)
             if self._complaints.allow():
-                LOG.error("Redis refuses %s: %s. Is its key somebody else's?", changes[0], reason)
+                LOG.error(
+                    "Redis refuses %s: %s. Is its key somebody else's?%s",
+                    str(changes[0])[:200],
+                    reason,
+                    self._complaints.held_back(),
+                )
 
     def _forget(self) -> None:
         self._changes = []
@@ -269,7 +280,7 @@ class Consumer:
         self._tell_of_drops()
         if now >= self._next_look:
             self._look_for_unread(now)
-        if not self._bus.consuming and now >= self._next_renewal:
+        if now >= self._next_renewal and (self._bus.incomplete or not self._bus.consuming):
             self._next_renewal = now + RENEWAL
             self._bus.renew()
         if not self._redis.is_up:

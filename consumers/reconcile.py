@@ -48,9 +48,8 @@ BATCH = 1000
 LATELY = 300.0
 """Seconds after the begin of a reconciliation before which no consumer begins another one."""
 
-HOLD = 600.0
-"""Seconds after which another consumer begins where the one that reconciles gives no sign of life:
-longer than Nova takes for a page."""
+HOLD = 60.0
+"""Seconds after which another consumer begins where the one that reconciles tells nothing."""
 
 SAMPLE = 3
 """Servers of a host that Nova is asked for one by one before they count as gone."""
@@ -69,6 +68,10 @@ WANTED = "reconcile"
 
 RAN, BEGUN = "reconcile", "reconcile-begun"
 """What is claimed: after one for the interval; during one, and for :data:`LATELY`."""
+
+AGAIN = "again, for what was too young to judge"
+"""Why one that was asked for is followed by another: what is younger than :data:`MARGIN` is left
+to notifications, and where some were lost they do not come."""
 
 
 class Refused(Exception):
@@ -563,7 +566,6 @@ class Reconciler:
         self._lock = threading.Lock()
         self._unwritten: tuple[str, bool] | None = None
         self._running = False
-        self._held = 0.0
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._failing = False
@@ -629,12 +631,14 @@ class Reconciler:
     def _until_done(self) -> None:
         """Reconcile, again and again until it succeeds."""
         pauses = Backoff(LONGEST_PAUSE, FIRST_PAUSE)
-        self._running = True
+        with self._lock:
+            self._running = True
+        over = threading.Event()
+        threading.Thread(target=self._keep, args=(over,), name="claim", daemon=True).start()
         try:
             while not self._stop.is_set():
                 reason, failure = self._try()
                 if not failure:
-                    self._running = False
                     return
                 self.counts["failed"] += 1
                 if not self._failing:
@@ -642,18 +646,17 @@ class Reconciler:
                         "not reconciled with Nova's API (%s): %s. Trying again", reason, failure
                     )
                 self._failing = True
-                pause = pauses.next()
-                self._hold(pause + HOLD)
-                self._stop.wait(pause)
+                self._stop.wait(pauses.next())
         except Stopped:
             pass
+        finally:
+            over.set()
         self._release()
 
     def _try(self) -> tuple[str, str]:
         """Reconcile once and return why it was needed, and why that failed, if it did."""
         reason = ""
         try:
-            self._hold(HOLD)
             wanted = self._index.wanted(WANTED)
             reason = wanted.partition("\n")[0] or "reconcile_interval"
             if wanted:  # whatever asks from now on, in the same words, too, asks for another one
@@ -668,10 +671,14 @@ class Reconciler:
             )
             if wanted:
                 self._index.unwant(WANTED, wanted)
+                if reason != AGAIN:
+                    self._index.want(WANTED, AGAIN, again=False)
             if self._interval:
                 self._index.hold(RAN, max(1.0, self._interval))
             rest = min(LATELY, self._interval / 2 or LATELY) - report.seconds
-            self._index.hold(BEGUN, max(1.0, rest))
+            with self._lock:
+                self._index.hold(BEGUN, max(1.0, rest))
+                self._running = False
         except Stopped:
             raise
         except (ApiError, Refused, Unavailable, SchemaError) as error:
@@ -686,20 +693,16 @@ class Reconciler:
         return reason, ""
 
     def _stopping(self) -> bool:
-        """Tell whether to give up; if not, others are to know that this one lives."""
-        if self._stop.is_set():
-            return True
+        """Tell whether to give up."""
         self._write_down()
-        if time.monotonic() - self._held > HOLD / 20:
-            self._hold(HOLD)
-        return False
+        return self._stop.is_set()
 
-    def _hold(self, seconds: float) -> None:
-        if not self._running:  # released
-            return
-        self._held = time.monotonic()
-        with contextlib.suppress(Unavailable, SchemaError):  # then two of them do it: no harm
-            self._index.hold(BEGUN, seconds)
+    def _keep(self, over: threading.Event) -> None:
+        """Have others know that this one lives, for as long as it does: a page takes Nova long."""
+        while not over.wait(HOLD / 6):
+            with self._lock, contextlib.suppress(Unavailable, SchemaError):
+                if self._running:  # where it can't be told two of them do it: no harm
+                    self._index.hold(BEGUN, HOLD)
 
     def _release(self) -> None:
         with self._lock:

@@ -11,6 +11,7 @@ import functools
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,8 +38,9 @@ LOG = logging.getLogger(__name__)
 
 PROGRAM = "bus-cache-consumer"
 
-GRACE = 30
-"""Seconds in which what is in hand must be written at SIGTERM; what is not comes again."""
+GRACE = 5
+"""Seconds after SIGTERM in which what is in hand may be written and acknowledged; what is not comes
+again. A broker or a Redis that hangs is not waited for any longer."""
 
 
 def load(arguments: Sequence[str] | None = None) -> cfg.ConfigOpts:
@@ -175,9 +177,10 @@ class ConsumerService(cotyledon.Service):
             consumer.stop()
         if self._reconciler is not None:
             self._reconciler.stop()
+        deadline = time.monotonic() + GRACE
         for thread in self._threads[: len(self._consumers)]:  # what waits for an API may be left
             if thread.is_alive():
-                thread.join()
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def reload(self) -> None:
         """Go on with the mutable options as the files have them; where one is wrong, as before."""
@@ -225,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else "is never removed by Nova ([image_cache])",
     )
     conf.log_opt_values(LOG, logging.DEBUG)
-    manager = cotyledon.ServiceManager(graceful_shutdown_timeout=GRACE)
+    manager = cotyledon.ServiceManager(graceful_shutdown_timeout=2 * GRACE)
     manager.add(ConsumerService, workers=1, args=(conf, arguments))
     manager.run()
     return 0

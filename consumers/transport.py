@@ -181,10 +181,14 @@ def _is_whole(text: str) -> bool:
 
 
 def _ssl(rabbit: Any) -> dict[str, Any] | bool:
-    """Return kombu's ``ssl`` argument, as oslo_messaging/_drivers/impl_rabbit.py makes it."""
+    """Return kombu's ``ssl`` argument, as oslo_messaging/_drivers/impl_rabbit.py makes it.
+
+    But without ``ssl_ca_file``, too, the broker's name must be in its certificate.
+    """
     if not rabbit.ssl:
         return False
-    given: dict[str, Any] = {}
+    # kombu fills in the name of the broker that it connects to
+    given: dict[str, Any] = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
     if rabbit.ssl_version:
         attribute = _SSL_VERSIONS.get(rabbit.ssl_version.lower(), "")
         version = getattr(ssl, attribute, None)
@@ -200,10 +204,7 @@ def _ssl(rabbit: Any) -> dict[str, Any] | bool:
         given["certfile"] = rabbit.ssl_cert_file
     if rabbit.ssl_ca_file:
         given["ca_certs"] = rabbit.ssl_ca_file
-        given["cert_reqs"] = ssl.CERT_REQUIRED
-        # kombu fills in the name of the broker that it connects to
-        given["server_hostname"] = None
-    return given or True
+    return given
 
 
 def _queue_arguments(rabbit: Any) -> dict[str, Any]:

@@ -119,10 +119,11 @@ class Fleet:
         """Read what all agents are asked, as their RPC servers would, and answer at once."""
         with kombu.Connection(self._amqp_url) as connection, connection.channel() as channel:
             name = channel.queue_declare(exclusive=True).queue
-            channel.exchange_declare(protocol.EXCHANGE, "topic", durable=False, auto_delete=False)
+            asked = protocol.ASK_EXCHANGE
+            channel.exchange_declare(asked, "topic", durable=False, auto_delete=False)
             everybody = f"{protocol.ASK_TOPIC}_fanout"
             channel.exchange_declare(everybody, "fanout", durable=False, auto_delete=True)
-            channel.queue_bind(name, protocol.EXCHANGE, f"{protocol.ASK_TOPIC}.#")
+            channel.queue_bind(name, asked, f"{protocol.ASK_TOPIC}.#")
             channel.queue_bind(name, everybody)
             channel.auto_decode = False
             channel.basic_consume(name, no_ack=True, callback=self._on_question)

@@ -529,6 +529,12 @@ class RabbitMQ(Server):
             raise ServerError(f"rabbitmqctl {' '.join(arguments)}: {done.stderr or done.stdout}")
         return done.stdout
 
+    def run(self, script: Path) -> None:
+        """Run a shell script whose ``rabbitmqctl`` is this broker's."""
+        environment = {**os.environ, **self._environment(), "PATH": _PROGRAM_PATH}
+        command = ["sh", str(script)]
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120.0)
+
 
 class MariaDB(Server):
     """Debian's mariadb-server with one user who may do everything; reached by TCP only."""

@@ -8,21 +8,21 @@ In nova.conf::
 
 from __future__ import annotations
 
+import functools
 import math
-import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import nova.conf
 from nova.scheduler import utils, weights
+from oslo_config import cfg
 from oslo_log import log as logging
 
 from bus_cache import conf, connect, names
 from bus_cache.conf import common, image_cache_weigher
-from bus_cache.index import reader
-from weigher import policy
+from weigher import guard, policy
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
@@ -44,37 +44,49 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
     """Weighs hosts by whether they hold the image, and by what that saves.
 
     Nothing that goes wrong leaves it: what it does not know weighs 0, and Nova schedules as if it
-    were not there. That the index can't be read, or can be again, is logged once. What is
-    no Exception but a BaseException passes: an eventlet.Timeout or a GreenletExit is meant for
-    the caller.
+    were not there. That the index can't be read, or can be again, is logged once, by the first
+    call that sees it. What is no Exception but a BaseException passes: an eventlet.Timeout or a
+    GreenletExit is meant for the caller.
 
-    One object serves all threads of a process and the processes forked from it. Each process makes
-    its own client for Redis at its first call.
+    One object serves all threads of a process and the processes forked from it. How a call
+    returns in time, whatever Redis does: :mod:`weigher.guard`.
     """
 
     minval = 0
     maxval = 1
 
     def __init__(self) -> None:
-        """Register and check the options. A wrong value is logged, and everything weighs 0."""
+        """Register and check the options. A wrong one is logged, and switches the weigher off."""
         self._call = _Call()
-        self._reader: tuple[int, reader.Reader] | None = None
-        self._trouble: str | None = None
+        self._guard: guard.Guard | None = None
+        self._warned_at = -math.inf
         try:
             conf.register(CONF, GROUPS)
             conf.check(CONF, GROUPS)
             group = CONF[common.GROUP]
             where = connect.parse(group.redis_url)
-            LOG.info("Cached images are looked up at %s, keyspace %s", where, group.keyspace)
+            if where.tls:
+                connect.check_files(conf.tls_files(CONF))
+            self._budget: float = CONF[image_cache_weigher.GROUP].time_budget
+            make_client = functools.partial(_make_client, CONF)
+            self._guard = guard.Guard(make_client, group.keyspace, self._budget)
         except Exception as error:
-            self._lost(logging.ERROR, str(error).rstrip("."))
+            reason = " ".join(str(error).split()).rstrip(".")
+            LOG.error("Cached images weigh nothing until nova-scheduler is restarted: %s", reason)
+        else:
+            LOG.info("Cached images are looked up at %s, keyspace %s", where, group.keyspace)
+
+    @property
+    def counters(self) -> guard.Counters:
+        """What happened to the calls of this process so far."""
+        return self._guard.counters if self._guard else guard.Counters()
 
     def weigh_objects(
         self, weighed_obj_list: Sequence[weights.WeighedHost], request_spec: Any
     ) -> list[float]:
         """Return the weight of each host for an instance, from 0 to 1.
 
-        Asks Redis once at the most; each connect and each read ends with the time budget.
+        Asks Redis once at the most, and returns within the time budget.
 
         :param weighed_obj_list: candidates; ``.obj`` is a HostState
             (nova/scheduler/host_manager.py).
@@ -82,11 +94,19 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
         """
         started = time.monotonic()
         self._call.multiplier = 0.0
+        nothing = [0.0] * len(weighed_obj_list)
+        if self._guard is None:
+            return nothing
         try:
-            result, said = self._weigh([weighed.obj for weighed in weighed_obj_list], request_spec)
+            result, said = self._weigh(weighed_obj_list, request_spec, started + self._budget)
+        except guard.NotKnown as error:
+            result, said = nothing, str(error)
+            if isinstance(error, guard.Unreadable):
+                self._warn(said)
         except Exception as error:
-            result, said = [0.0] * len(weighed_obj_list), _explain(error)
-            self._lost(logging.WARNING, said)
+            result, said = nothing, guard.explain(error)
+            self._warn(said)
+        self._tell_changes()
         spent = 1000 * (time.monotonic() - started)
         LOG.debug("Cached image: %s; %d candidates, %.1f ms", said, len(result), spent)
         return result
@@ -111,9 +131,12 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
         """Return 0. Nova demands the method; one host alone, without rivals, gains nothing."""
         return 0.0
 
-    def _weigh(self, hosts: Sequence[Any], request_spec: Any) -> tuple[list[float], str]:
+    def _weigh(
+        self, weighed: Sequence[weights.WeighedHost], request_spec: Any, deadline: float
+    ) -> tuple[list[float], str]:
         """Return the weights and, for people, why they are so. May raise anything."""
-        nothing = [0.0] * len(hosts)
+        assert self._guard is not None
+        nothing = [0.0] * len(weighed)
         group = CONF[image_cache_weigher.GROUP]
         small, large = group.small_image_size * MIB, group.large_image_size * MIB
         self._call.multiplier = multiplier = group.multiplier
@@ -125,32 +148,37 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
         saved = policy.saving(size, small, large)
         if saved == 0.0:
             return nothing, f"{image} is too small to weigh"
-        if multiplier == 0.0 and not any(self.weight_multiplier(host) for host in hosts):
+        if multiplier == 0.0 and not any(self.weight_multiplier(each.obj) for each in weighed):
             return nothing, f"{image} has multiplier 0 on all hosts"
-        holds = self._holders(str(image_id), [host.host for host in hosts])
+        holds = self._guard.holders(str(image_id), (each.obj.host for each in weighed), deadline)
         result = policy.weights(holds, saved)
         return result, f"{image} weighs {max(result, default=0.0):.3f}, held by {sum(holds)}"
 
-    def _holders(self, image_id: str, hosts: Sequence[str]) -> list[bool]:
-        """Tell for each host whether it holds the image. May raise anything."""
-        known = self._reader
-        # Never a client from before a fork: a thread that did not come along may hold its locks.
-        if known is None or known[0] != os.getpid():
-            budget = CONF[image_cache_weigher.GROUP].time_budget
-            client = conf.redis_client(CONF, most_seconds=budget, client_name="bus-cache-weigher")
-            known = os.getpid(), reader.Reader(client, CONF[common.GROUP].keyspace)
-            self._reader = known
-        holds = known[1].holders(image_id, hosts)
-        if self._trouble is not None:
-            self._trouble = None
-            LOG.info("Cached images are known again, and weigh")
-        return holds
+    def _tell_changes(self) -> None:
+        """Log that Redis was lost or is found again: each once, unless it flaps."""
+        change = self._guard.change() if self._guard else None
+        if change is None:
+            return
+        trouble, withheld = change
+        more = f" ({withheld} changes before it are not logged)" if withheld else ""
+        if trouble is None:
+            LOG.info("Cached images are known again, and weigh%s", more)
+        else:
+            LOG.warning("Cached images weigh nothing until this is over: %s%s", trouble, more)
 
-    def _lost(self, level: int, reason: str) -> None:
-        """Log that nothing is known of cached images, unless that was said already."""
-        if self._trouble is None:
-            self._trouble = reason
-            LOG.log(level, "Cached images weigh nothing until this is over: %s", reason)
+    def _warn(self, said: str) -> None:
+        """Log what concerns one call; once a minute at the most."""
+        now = time.monotonic()
+        if now - self._warned_at >= 60.0:
+            self._warned_at = now
+            LOG.warning("A cached image weighs nothing: %s", said)
+
+
+def _make_client(
+    options: cfg.ConfigOpts, on_connection: Callable[[connect.Connection], None]
+) -> connect.Client:
+    """Return a client for the Redis that nova.conf names."""
+    return conf.redis_client(options, client_name="bus-cache-weigher", on_connection=on_connection)
 
 
 def _image(request_spec: Any) -> tuple[object, int]:
@@ -174,8 +202,3 @@ def _field(thing: Any, name: str) -> Any:
         return getattr(thing, name)
     except Exception:
         return None
-
-
-def _explain(error: Exception) -> str:
-    """Return what went wrong on one line of bounded length; the kind of error tells most."""
-    return f"{type(error).__name__}: {connect.explain(error)}"

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import oslo_messaging
 from oslo_config import cfg
 
-from bus_cache import protocol
+from bus_cache import protocol, rabbit
 from bus_cache.agent import publisher
 from bus_cache.conf.text import one_line
 
@@ -63,8 +63,9 @@ def serve(conf: cfg.ConfigOpts, host: str, agent: Agent) -> None:
         while True:
             try:
                 transport = oslo_messaging.get_rpc_transport(conf, url=publisher.bus_url(conf))
+                rabbit.use_own_connections(transport)
                 target = oslo_messaging.Target(
-                    exchange=protocol.EXCHANGE, topic=protocol.ASK_TOPIC, server=host
+                    exchange=protocol.ASK_EXCHANGE, topic=protocol.ASK_TOPIC, server=host
                 )
                 oslo_messaging.get_rpc_server(
                     transport, target, [Endpoint(agent)], executor="threading"

@@ -13,7 +13,7 @@ from oslo_config import cfg
 from oslo_messaging.notify import messaging
 
 from bus_cache import conf as configuration
-from bus_cache import protocol
+from bus_cache import protocol, rabbit
 from bus_cache.agent.state import Message
 from bus_cache.conf import ConfigurationError
 from bus_cache.conf import messaging as messaging_options
@@ -99,8 +99,11 @@ class Publisher:
 
         :raises ConfigurationError: the transport URL can't be used.
         """
+        url = bus_url(conf)
         try:
-            self._transport = oslo_messaging.get_notification_transport(conf, url=bus_url(conf))
+            if url.partition("://")[0].partition("+")[0] not in ("rabbit", "kombu"):
+                raise ValueError("not RabbitMQ")
+            transport = oslo_messaging.get_notification_transport(conf, url=url)
         except (
             oslo_messaging.InvalidTransportURL,
             oslo_messaging.DriverLoadFailure,
@@ -110,6 +113,7 @@ class Publisher:
                 "The transport_url can't be used: it has not the form "
                 "rabbit://user:password@host:port,.../virtual_host."
             ) from None
+        self._transport = rabbit.use_own_connections(transport)
         self._notifier = oslo_messaging.Notifier(
             self._transport,
             publisher_id=protocol.publisher(host),

@@ -24,7 +24,9 @@ class Status(command.Show):
     pairs of an image and a host that holds it. What a host holds is told by its
     bus-cache-agent ("hosts_by_agent") or else by Nova's notifications
     ("hosts_by_notifications"); of the latter, "agents_silent" had an agent. "agent_gaps"
-    are agents of whose words a part was lost: they are asked again.
+    are agents of whose words a part was lost: they are asked again. "limits_reached"
+    has the limits of the index that were reached since it was begun, each with how
+    many statements were left out (docs/bounds.md).
 
     "queues" has, for each message bus that bus-cache-consumer is configured to read, how
     many messages wait in its queue and how many consumers read it: 0 consumers mean that
@@ -59,6 +61,9 @@ examples:
             "hosts_by_notifications": max(0, counts.hosts - counts.by_agent),
             "agents_silent": counts.silent,
             "agent_gaps": counts.gaps,
+            "limits_reached": Column(
+                ", ".join(f"{limit} {left_out}" for limit, left_out in counts.full) or None
+            ),
             "memberships": counts.memberships,
             "newest_evidence": Time(newest),
             "newest_evidence_age": Age(age),

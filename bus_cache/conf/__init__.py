@@ -14,6 +14,7 @@ from oslo_config import cfg
 import bus_cache
 from bus_cache import connect
 from bus_cache.conf import common
+from bus_cache.conf.text import one_line
 
 
 class ConfigurationError(Exception):
@@ -49,7 +50,7 @@ def load(
     except cfg.ConfigFilesNotFoundError as error:
         raise ConfigurationError(f"{error}.") from None
     except cfg.Error as error:
-        raise ConfigurationError(" ".join(str(error).split())) from None
+        raise ConfigurationError(one_line(error)) from None
     except UnicodeDecodeError as error:
         files = " ".join(arguments or ())
         raise ConfigurationError(
@@ -86,12 +87,12 @@ def value(conf: cfg.ConfigOpts, group: str | None, option: cfg.Opt) -> Any:
         reason = "'$' starts the name of another option, and there is none of this name; write $$"
     except (cfg.Error, ValueError) as error:
         # oslo.config says 'Value for option X from Y is not valid: why'
-        reason = str(error).rpartition("is not valid: ")[2].rstrip(".")
+        reason = one_line(str(error).rpartition("is not valid: ")[2]).rstrip(".")
     else:
         if found is not None or option.default is None:
             return found
         reason = "it is empty"
-    written = "" if option.secret else f" = {_written(conf, group, option)}"
+    written = "" if option.secret else f" = {one_line(_written(conf, group, option))[:100]}"
     raise ConfigurationError(
         f"[{group or 'DEFAULT'}] {option.name}{written} can't be used: {reason}."
     )
@@ -108,21 +109,30 @@ def _written(conf: cfg.ConfigOpts, group: str | None, option: cfg.Opt) -> str:
         return f"${error.opt_name}"
 
 
+def tls_files(conf: cfg.ConfigOpts) -> connect.Tls:
+    """Return the files that ``[bus_cache]`` names for TLS to Redis."""
+    group = conf[common.GROUP]
+    return connect.Tls(group.tls_ca_file, group.tls_cert_file, group.tls_key_file)
+
+
 def redis_client(
-    conf: cfg.ConfigOpts, *, most_seconds: float | None = None, client_name: str = "bus-cache"
+    conf: cfg.ConfigOpts,
+    *,
+    client_name: str = "bus-cache",
+    on_connection: Callable[[connect.Connection], None] | None = None,
 ) -> connect.Client:
     """Return a client for the Redis that ``[bus_cache]`` names.
 
-    :param most_seconds: an upper bound for both timeouts, for a caller that may not wait.
+    :param on_connection: see :func:`bus_cache.connect.connect`.
     """
     group = conf[common.GROUP]
-    bound = most_seconds if most_seconds is not None else float("inf")
     return connect.connect(
         connect.parse(group.redis_url),
-        connect_timeout=min(group.connect_timeout, bound),
-        read_timeout=min(group.read_timeout, bound),
-        tls=connect.Tls(group.tls_ca_file, group.tls_cert_file, group.tls_key_file),
+        connect_timeout=group.connect_timeout,
+        read_timeout=group.read_timeout,
+        tls=tls_files(conf),
         sentinel_username=group.sentinel_username,
         sentinel_password=group.sentinel_password,
         client_name=client_name,
+        on_connection=on_connection,
     )

@@ -15,7 +15,8 @@ def paragraphs(text: str) -> str:
 
 
 def one_line(said: object) -> str:
-    """Return what an error or an answer says on one line, at most 300 characters; of one that says
-    nothing, what it is.
+    """Return what an error or an answer says on one line, at most 300 characters, none of which
+    does a terminal harm; of one that says nothing, what it is.
     """
-    return " ".join(str(said).split())[:300] or type(said).__name__
+    line = " ".join(str(said).split())[:300]
+    return "".join(c if c.isprintable() else "?" for c in line) or type(said).__name__

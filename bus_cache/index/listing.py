@@ -81,7 +81,8 @@ class Counts(NamedTuple):
     """How much is in the index: ``images`` are known, ``held`` of them are held by some host.
 
     Of ``hosts``, agents decide for ``by_agent``. ``silent`` agents said goodbye, or are thought
-    dead; ``gaps``: of so many agents a part of what they said is missing.
+    dead; ``gaps``: of so many agents a part of what they said is missing. ``full``: limits that
+    were reached, each with the statements that were left out.
     """
 
     schema: int | str | None
@@ -93,6 +94,7 @@ class Counts(NamedTuple):
     by_agent: int
     silent: int
     gaps: int
+    full: tuple[tuple[str, int], ...] = ()
 
 
 class _Agent(NamedTuple):
@@ -245,11 +247,16 @@ class Listing:
         by_agent = 0
         for host, value in self._pairs("hscan_iter", self._keys.agents):
             by_agent += self._agent(value, _printable(host)).decides
+        full = sorted(
+            (_printable(name)[:60], int(value))
+            for name, value in self._pairs("hscan_iter", self._keys.prefix + "full")
+            if value.isdigit() and len(value) < 20
+        )
         schema, hosts, newest, silent, gaps = self._ask(
             [
                 ("get", self._keys.schema),
                 ("zcard", self._keys.hosts),
-                ("zrevrange", self._keys.hosts, 0, 0, True),
+                ("zrange", self._keys.hosts, -1, -1, False, True),
                 ("zcard", self._keys.prefix + "silent"),
                 ("zcard", self._keys.prefix + "gaps"),
             ]
@@ -264,6 +271,7 @@ class Listing:
             by_agent,
             silent or 0,
             gaps or 0,
+            tuple(full),
         )
 
     def server(self) -> str:
@@ -371,6 +379,8 @@ class Listing:
         except redis.ResponseError as error:
             if not self._is_wrong_type(error, key):
                 raise
+        except connect.GARBLED as error:
+            raise _no_redis(error) from error
 
     def _members(self, key: str) -> Iterator[bytes]:
         seen: set[bytes] = set()
@@ -382,13 +392,15 @@ class Listing:
         except redis.ResponseError as error:
             if not self._is_wrong_type(error, key):
                 raise
+        except connect.GARBLED as error:
+            raise _no_redis(error) from error
 
     # -- what the values mean --------------------------------------------------------------
 
     def _is_raw(self, raw: bytes) -> bool:
         fits = len(raw) == 20
         if not fits:
-            self._complain(f"{_printable(raw)!r} stands where an image's fingerprint should")
+            self._complain(f"{_printable(raw[:80])!r} stands where an image's fingerprint should")
         return fits
 
     def _host_name(self, member: bytes) -> str:
@@ -405,12 +417,12 @@ class Listing:
                 self._complain(f"what is known of the image {fingerprint} can't be read")
             else:
                 image_id, size = fields[:2]
-            if image_id and not _is_id(image_id, fingerprint):
-                self._complain(f"the image {fingerprint} has an id that is not its own")
-                image_id = None
-            if size and not _is_count(size):
-                self._complain(f"the image {fingerprint} has a size that is none")
-                size = None
+                if image_id and not _is_id(image_id, fingerprint):
+                    self._complain(f"the image {fingerprint} has an id that is not its own")
+                    image_id = None
+                if size is not False and not _is_count(size):
+                    self._complain(f"the image {fingerprint} has a size that is none")
+                    size = None
         return ImageRow(
             fingerprint,
             image_id or None,
@@ -463,6 +475,12 @@ class Listing:
         return stamp
 
 
+def _no_redis(error: Exception) -> redis.RedisError:
+    return redis.exceptions.InvalidResponse(
+        f"an answer can't be understood ({type(error).__name__}): is this a Redis?"
+    )
+
+
 def _pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while page := list(itertools.islice(iterator, size)):
@@ -495,7 +513,7 @@ def _is_count(value: Any) -> bool:
 
 def _schema(value: bytes) -> int | str:
     """Return a schema's number; what is none, as it stands there."""
-    text = _printable(value)
+    text = _printable(value[:60])
     return int(text) if text.isdigit() and len(text) < 10 else text
 
 

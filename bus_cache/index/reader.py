@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import redis
+
 from bus_cache import connect, names
+
+
+class Unreadable(Exception):
+    """Redis answers, but what stands under an image's key is no set."""
 
 
 class Reader:
@@ -21,13 +27,19 @@ class Reader:
         One SMISMEMBER (Redis 6.2 or later): its time grows with the hosts asked about, not with the
         images that are known nor with the hosts that hold this one.
 
+        :raises Unreadable: the image's key is none of ours; others may be well.
         :raises redis.RedisError: Redis is away, too late or refuses.
         :raises ValueError: the answer is none that can be understood.
         """
         if not hosts:
             return []
         key = self._keys.image(names.fingerprint(image_id))
-        answer = self._client.smismember(key, hosts)  # type: ignore[arg-type]
+        try:
+            answer = self._client.smismember(key, hosts)  # type: ignore[arg-type]
+        except redis.ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):
+                raise Unreadable(f"{key} in Redis is no set") from None
+            raise
         if not isinstance(answer, list) or len(answer) != len(hosts):
             raise ValueError("Redis answered SMISMEMBER with something else than a flag per host")
         return [flag == 1 for flag in answer]

@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgpack
+import redis.exceptions
 
 from bus_cache import connect, names
+from bus_cache.conf.text import one_line
 from bus_cache.index.changes import (
     AgentSnapshot,
     AgentStatement,
@@ -71,9 +73,13 @@ BATCH = 200
 HOSTS_PER_CALL = 1000
 """Hosts that one script call takes out of a deleted image's set."""
 
-_FOR_GOOD = re.compile(r"WRONGTYPE|user_script:\d+: (attempt|bad argument|Bad data)")
-"""What Redis says where a statement can't be applied now or later. All else passes, by itself or
-by an operator's hand: no memory, a replica, no rights, a failover."""
+_PASSES = re.compile(
+    r"\b(OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|NOAUTH|LOADING|BUSY|UNKILLABLE|EXECABORT"
+    r"|CLUSTERDOWN|MASTERDOWN|TRYAGAIN)\b|maxmemory|read only replica|good replicas|ACL failure"
+    r"|can't (run|access)|SCRIPT KILL|nown (Redis )?command"
+)
+"""What Redis says in the middle of a script where all passes, by itself or by an operator's hand:
+no memory, a replica, no rights, a failover. 6.2 has its codes in the middle of the text."""
 
 T = TypeVar("T")
 
@@ -175,7 +181,7 @@ class Writer:
             raise
         known = [str(each).encode() for each in (names.SCHEMA, *names.OLDER_SCHEMAS)]
         if found is not None and found not in known:
-            raise self._other_schema(found)
+            raise self._other_schema(found if isinstance(found, bytes) else repr(found))
 
     def probe(self) -> None:
         """Write something harmless: a server may answer reads and refuse writes.
@@ -203,19 +209,38 @@ class Writer:
     def _apply_group(
         self, group: Sequence[Change], refused: list[tuple[Sequence[Change], str]]
     ) -> None:
-        """Apply statements of one kind; halve a refused group until what is wrong stands alone."""
+        """Apply statements of one kind; halve a refused group until what is wrong stands alone.
+
+        What can't be applied must not stop all that comes after it, nor may a Redis in some unknown
+        trouble have us give up what it would take later: a statement is given up where it fails, a
+        harmless one does not, and then it fails again.
+        """
+        reason = self._try(group)
+        if not reason:
+            return
+        if len(group) > 1:
+            middle = len(group) // 2
+            self._apply_group(group[:middle], refused)
+            self._apply_group(group[middle:], refused)
+            return
+        if "WRONGTYPE" not in reason:  # that one is known
+            self.probe()
+            reason = self._try(group)
+        if reason:
+            refused.append((group, reason))
+
+    def _try(self, group: Sequence[Change]) -> str:
+        """Apply statements of one kind; return why that is refused, empty: it is not."""
         try:
             with self._unavailable():
                 self._call(group)
         except Unavailable as error:
-            if not _FOR_GOOD.search(str(error)):
+            if not _is_refusal(error.__cause__):
                 raise
-            if len(group) == 1:
-                refused.append((group, str(error)))
-                return
-            middle = len(group) // 2
-            self._apply_group(group[:middle], refused)
-            self._apply_group(group[middle:], refused)
+            return str(error)
+        except OverflowError as error:  # it can't even be sent
+            return one_line(error)
+        return ""
 
     def _call(self, group: Sequence[Change]) -> None:
         """Apply statements of one kind by one call, or for the large ones by as few as need be."""
@@ -299,13 +324,14 @@ class Writer:
         ]
         with self._unavailable():
             answer = self._run("attend", _pack(limits), most)
-        listening, ask, dead, vanished = msgpack.unpackb(answer)
-        return Attention(
-            listening,
-            list(zip(ask[::2], ask[1::2], strict=True)),
-            list(dead),
-            list(zip(vanished[::2], vanished[1::2], strict=True)),
-        )
+            # a host's name that somebody else wrote may be anything
+            listening, ask, dead, vanished = msgpack.unpackb(answer, unicode_errors="replace")
+            return Attention(
+                listening,
+                list(zip(ask[::2], ask[1::2], strict=True)),
+                list(dead),
+                list(zip(vanished[::2], vanished[1::2], strict=True)),
+            )
 
     def fall_back(self, host: str, silent: float) -> bool:
         """Let a host be inferred whose agent said nothing for so many seconds; False: it did.
@@ -338,7 +364,7 @@ class Writer:
         """
         with self._unavailable():
             hosts = self._run("ageing", before, hold, most, _now())
-        return [host.decode(errors="replace") for host in hosts]
+            return [host.decode(errors="replace") for host in hosts]
 
     def usage(self, host: str) -> Usage:
         """Return the evidence about a host and what its servers use; :class:`Unavailable`."""
@@ -358,7 +384,7 @@ class Writer:
             {raw: row for raw, row in rows.items() if row is not None},
             uses,
             (state[0], state[1] is True) if len(state) == 2 and type(state[0]) is int else None,
-            int(newest or 0),
+            int(newest) if newest and abs(newest) < 2**53 else 0,
         )
 
     def deleted_images(self, fingerprints: Sequence[bytes]) -> set[bytes]:
@@ -484,6 +510,10 @@ class Writer:
             if reason.startswith("SCHEMA "):  # by the scripts' prelude; this tells which one
                 self.check()
             raise Unavailable(reason) from error
+        except connect.GARBLED as error:
+            raise Unavailable(
+                f"an answer can't be understood ({type(error).__name__}): is this a Redis?"
+            ) from error
 
     def _run(self, name: str, *arguments: Any) -> Any:
         if name not in self._scripts:
@@ -503,6 +533,16 @@ class Writer:
             f"bus-cache knows schema {names.SCHEMA} only: use the version that wrote it, or "
             "another [bus_cache] keyspace"
         )
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Tell whether Redis, or what speaks to it, can't do this with these arguments."""
+    if isinstance(error, connect.GARBLED):
+        return True
+    text = str(error)
+    if type(error) is not redis.exceptions.ResponseError or _PASSES.search(text):
+        return False  # errors that pass have classes of their own, most of them
+    return "WRONGTYPE" in text or "user_script" in text
 
 
 def _pack(rows: list[Any]) -> bytes:
@@ -615,7 +655,7 @@ def _numbers(value: bytes) -> tuple[int, ...] | None:
     numbers = [each for each in row if each is not False]
     if not 2 <= len(row) <= 4 or not all(type(each) is int for each in (*row[:2], *numbers)):
         return None
-    late = row[2] if len(row) > 2 else False
+    late = int(row[2]) if len(row) > 2 else 0
     return (max(row[0], late), row[1], *(max(each, late) for each in row[3:]))
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -16,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import amqp
 import oslo_messaging
 import pytest
 from oslo_config import cfg
@@ -79,7 +75,7 @@ class Bus:
         transport = oslo_messaging.get_rpc_transport(conf, url=self._rabbit.url)
         try:
             target = oslo_messaging.Target(
-                exchange=protocol.EXCHANGE,
+                exchange=protocol.ASK_EXCHANGE,
                 topic=protocol.ASK_TOPIC,
                 version=protocol.ASK_VERSION,
                 server=host,
@@ -416,88 +412,6 @@ def test_the_url_of_notifications_wins(host: Host, bus: Bus, rabbit: servers.Rab
         bus.wait_for(host.name)
         host.stop()
         await_snapshot(messages, leaving=True)
-
-
-@pytest.fixture
-def _rights(rabbit: servers.RabbitMQ) -> Iterator[None]:
-    """Users with the rights that the manual names."""
-    text = (Path(__file__).parents[2] / "docs" / "agent.md").read_text()
-    users = ("bus-cache-agent", "nova")
-    for user in users:
-        rabbit.ctl("add_user", user, "secret")
-    for line in re.findall(r"^\$ rabbitmqctl (.*)$", text, re.MULTILINE):
-        rabbit.ctl(*shlex.split(line))
-    yield
-    for user in users:
-        rabbit.ctl("delete_user", user)
-
-
-@pytest.mark.usefixtures("_rights")
-def test_a_user_with_the_rights_that_the_manual_names(
-    host: Host, bus: Bus, rabbit: servers.RabbitMQ
-) -> None:
-    """They are enough to speak and to be asked; what else they allow is what the manual says."""
-    address = f"127.0.0.1:{rabbit.port}"
-    host.configure(own=f"transport_url = rabbit://bus-cache-agent:secret@{address}/")
-    host.start()
-    messages = bus.messages(host.name)
-    await_snapshot(messages)
-    bus.wait_for(host.name)
-    bus.ask(host.name, "snapshot")
-    await_snapshot(messages)
-    bus.ask(None, "snapshot")
-    await_snapshot(messages)
-    assert host.stop() == 0
-    await_snapshot(messages, leaving=True)
-
-    @contextlib.contextmanager
-    def user(name: str) -> Iterator[Any]:
-        with amqp.Connection(address, name, "secret") as connection:
-            channel = connection.channel()
-            channel.confirm_select()
-            yield channel
-
-    agent = functools.partial(user, "bus-cache-agent")
-    asked, everything = f"{protocol.ASK_TOPIC}.{host.name}", f"{protocol.ASK_TOPIC}_fanout"
-    for exchange, key in (
-        (protocol.EXCHANGE, asked),
-        (protocol.EXCHANGE, protocol.ASK_TOPIC),
-        (everything, ""),
-        ("", asked),
-        ("", protocol.QUEUE),
-    ):
-        with agent() as channel, pytest.raises(amqp.AccessRefused):
-            channel.basic_publish_confirm(amqp.Message("{}"), exchange, key)
-    with agent() as channel, pytest.raises(amqp.AccessRefused):
-        channel.basic_get(protocol.QUEUE)
-    for name in ("spy", "bus_cache.spy", "bus_cache_agents"):
-        with agent() as channel, pytest.raises(amqp.AccessRefused):
-            channel.queue_declare(name)
-    spy = f"{protocol.ASK_TOPIC}.spy"
-    with agent() as channel:
-        channel.queue_declare(spy)
-    for key in ("#", "bus_cache.*", "*.info"):
-        with agent() as channel, pytest.raises(amqp.AccessRefused):
-            channel.queue_bind(spy, protocol.EXCHANGE, key)
-    # What can't be taken away:
-    with agent() as channel:
-        channel.queue_bind(spy, protocol.EXCHANGE, protocol.QUEUE)
-        channel.basic_publish_confirm(amqp.Message("of all"), protocol.EXCHANGE, protocol.QUEUE)
-        assert channel.basic_get(spy).body == "of all"
-        channel.queue_delete(spy)
-        channel.queue_delete(protocol.QUEUE)
-        channel.queue_declare(protocol.QUEUE, auto_delete=False)
-    with user("nova") as channel, pytest.raises(amqp.AccessRefused):
-        channel.basic_publish_confirm(amqp.Message("{}"), protocol.EXCHANGE, protocol.QUEUE)
-    for forbidden in ("basic_get", "queue_purge", "queue_delete"):
-        with user("nova") as channel, pytest.raises(amqp.AccessRefused):
-            getattr(channel, forbidden)(protocol.QUEUE)
-    with user("nova") as channel:  # consumers see how it came
-        channel.basic_publish_confirm(amqp.Message("forged"), "", protocol.QUEUE)
-    with rabbit.connect() as connection:
-        message = connection.channel().basic_get(protocol.QUEUE, no_ack=True)
-        assert (message.body, message.delivery_info["exchange"]) == ("forged", "")
-        connection.channel().queue_delete(protocol.QUEUE)
 
 
 def test_reload(host: Host, bus: Bus) -> None:

@@ -419,6 +419,7 @@ def test_status(cli: Cli, store: servers.Redis, monkeypatch: pytest.MonkeyPatch)
         "hosts_by_notifications": 2,
         "agents_silent": 0,
         "agent_gaps": 0,
+        "limits_reached": None,
         "memberships": 3,
         "newest_evidence": "2023-11-14T22:13:20.123Z",
         "queues": [

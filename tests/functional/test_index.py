@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from bus_cache import connect, names
 from bus_cache.index import writer as writer_module
 from bus_cache.index.changes import Change, Held, HostDeleted, ImageDeleted, ImageSize, Source
-from bus_cache.index.reader import Reader
+from bus_cache.index.reader import Reader, Unreadable
 from bus_cache.index.writer import SchemaError, Unavailable, Writer
 from tests import servers
 
@@ -583,7 +583,7 @@ def test_holders_of_an_image_that_nobody_knows(reader: Reader) -> None:
 def test_holders_of_an_image_whose_key_is_no_set(reader: Reader, raw: redis.Redis) -> None:
     """An error, no answer."""
     raw.set(KEYS.image(names.fingerprint("i")), "x")
-    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+    with pytest.raises(Unreadable, match="is no set"):
         reader.holders("i", ["h"])
 
 

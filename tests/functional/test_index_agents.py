@@ -298,6 +298,15 @@ def test_a_clock_set_back(writer: Writer, raw: redis.Redis) -> None:
     assert ask(writer, gap_grace=-600) == {}
 
 
+def test_a_clock_set_back_on_a_host_that_fell_back(writer: Writer, raw: redis.Redis) -> None:
+    """What its agent says in an older epoch does not count as heard, but it is asked, once."""
+    apply(writer, snapshot("h", 9, 5, 10, IMAGE_I))
+    apply(writer, snapshot("h", 3, 0, 20, IMAGE_J))
+    assert writer.fall_back("h", silent=-1)
+    assert ask(writer) == {"h": 9}
+    assert ask(writer, gap_grace=-600) == {}
+
+
 def test_agents_of_another_bus_are_asked_there(store: servers.Redis, writer: Writer) -> None:
     """Where they listen."""
     client = connect.connect(connect.parse(store.url), connect_timeout=2.0, read_timeout=5.0)

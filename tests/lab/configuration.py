@@ -238,6 +238,8 @@ def nova_control(addresses: Addresses, host: str, state: Path, options: NovaOpti
         "filter_scheduler": {
             "weight_classes": "nova.scheduler.weights.all_weighers,weigher.ImageCacheWeigher"
         },
+        # how long each call of the weigher took is told at this level
+        "DEFAULT": {"default_log_levels": "amqp=WARN,keystonemiddleware=WARN,weigher=DEBUG"},
         "bus_cache": {"redis_url": addresses.redis},
     }
     common = nova(addresses, host, state, options)

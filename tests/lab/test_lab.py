@@ -7,8 +7,11 @@ never see a message: what Nova's API says about what was done, and what lies on 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
+import statistics
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +30,10 @@ pytestmark = pytest.mark.lab
 
 GIB = 2**30
 LARGE_SIZE = 20 * GIB
+BUDGET = 50 + 10
+"""Milliseconds: the weigher's default time budget, and what the rest of a call takes."""
+FOLLOWS_AGAIN = 6.0
+"""Seconds after which a weigher that lost Redis has found it again."""
 
 
 def check(lab: Scenario, product: Product) -> None:
@@ -194,6 +201,82 @@ def test_a_stopped_consumer_misses_nothing(lab: Scenario, product: Product) -> N
     lab.boot("unheard", "rescue").delete()
     product.start_consumer()
     check(lab, product)
+
+
+class Torment(threading.Thread):
+    """Redis hangs, dies and comes back; the consumer is killed and started; over and over."""
+
+    def __init__(self, product: Product) -> None:
+        super().__init__()
+        self.faults: Counter[str] = Counter()
+        self.error: BaseException | None = None
+        self._product = product
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        redis = self._product.plane.redis
+        try:
+            while not self._over.is_set():
+                for fail in (hang_redis, stop_redis):
+                    bring_back = fail(redis)
+                    self._over.wait(2.0)
+                    bring_back()
+                    self.faults[fail.__name__] += 1
+                    self._over.wait(1.0)
+                self._product.plane.processes.pop(CONSUMER).kill()
+                self.faults["kill_consumer"] += 1
+                self._over.wait(1.0)
+                self._product.start_consumer()
+        except BaseException as error:
+            self.error = error
+
+    def end(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def milliseconds_of_calls(plane: ControlPlane) -> list[float]:
+    """How long each call of the weigher took, as the scheduler's log says."""
+    log = plane.log("nova-scheduler").read_text()
+    return [float(took) for took in re.findall(r"DEBUG weigher .* candidates, ([0-9.]+) ms", log)]
+
+
+def test_no_boot_fails_or_waits_while_redis_and_consumer_are_tormented(
+    lab: Scenario, product: Product
+) -> None:
+    holders = [lab.plane.hosts[0], lab.plane.hosts[5]]
+    for name in ("tormented", "after-torment"):
+        create_large_image(lab, name)
+        hold(lab, product, name, "large", holders)
+    image, another = image_id("tormented"), image_id("after-torment")
+    calls_before = len(milliseconds_of_calls(lab.plane))
+
+    torment = Torment(product)
+    torment.start()
+    try:
+        for wave in range(10):
+            asked = [lab.cloud.boot(f"torment-{wave}-{n}", image, "large") for n in range(20)]
+            wait_and_count(lab, asked)  # which fails with a server that does
+    finally:
+        torment.end()
+    assert torment.error is None, torment.error
+    took = milliseconds_of_calls(lab.plane)[calls_before:]
+    over = [ms for ms in took if ms > BUDGET]
+    print(
+        f"200 boots, faults {dict(torment.faults)}: no boot failed; "
+        f"{len(took)} calls of the weigher, median {statistics.median(took):.1f} ms, "
+        f"slowest {max(took):.1f} ms, {len(over)} over {BUDGET} ms"
+    )
+    assert len(took) >= 200
+    assert all(torment.faults[fault] for fault in ("hang_redis", "stop_redis", "kill_consumer"))
+    # a machine that is busy may take its time; a read that waits for Redis would take seconds
+    assert max(took) < 1000
+
+    time.sleep(FOLLOWS_AGAIN)
+    check(lab, product)
+    landed = wait_and_count(lab, [lab.cloud.boot(f"after-{n}", another, "large") for n in range(6)])
+    print(f"6 boots of an image held by {holders}, {FOLLOWS_AGAIN} s after all: {dict(landed)}")
+    assert set(landed) <= set(holders), landed
 
 
 # -- everything that Nova can do with an image

@@ -375,18 +375,6 @@ def test_the_client_is_as_configured(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("most_seconds", "expected"), [(None, (2.0, 5.0)), (3.0, (2.0, 3.0)), (0.05, (0.05, 0.05))]
-)
-def test_a_caller_that_may_not_wait(
-    load: Load, most_seconds: float | None, expected: tuple[float, float]
-) -> None:
-    """A bound shortens the timeouts and never lengthens them."""
-    client: Any = configuration.redis_client(load(), most_seconds=most_seconds)
-    found = client.connection_pool.connection_kwargs
-    assert (found["socket_connect_timeout"], found["socket_timeout"]) == expected
-
-
-@pytest.mark.parametrize(
     ("host", "patterns", "expected"),
     [
         ("ironic-1", [], False),

@@ -51,7 +51,7 @@ end
 
 -- an image that only agents know: so that it is listed
 local function known_image(raw, stamp)
-  if redis.call('HEXISTS', prefix .. 'images', raw) == 0 then
+  if redis.call('HEXISTS', prefix .. 'images', raw) == 0 and room('images', 'HLEN', prefix .. 'images') then
     redis.call('HSET', prefix .. 'images', raw,
       cmsgpack.pack({'', false, math.floor(stamp / 86400000)}))
   end

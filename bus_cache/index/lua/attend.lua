@@ -3,7 +3,7 @@
 --   <prefix>gaps       ZSET  host -> ms since a part of what its agent said is missing
 --   <prefix>heard      ZSET  host -> ms when its agent was last heard, by the consumers' clocks
 --   <prefix>silent     ZSET  host -> the same, of agents that are silent or said goodbye
---   <prefix>listening  HASH  bus -> ms when agents were last told that somebody reads
+--   <prefix>listening  HASH  bus -> ms when agents were last told that somebody reads; 'server' -> run_id
 --   <prefix>agents     HASH  see names.Keys
 --   <prefix>services   HASH  host -> msgpack {stamp in ms, whether nova-compute is up}
 --   <prefix>hosts      ZSET  host -> stamp in ms of its newest evidence
@@ -28,12 +28,24 @@ local function older(name, than)
   local first = count > look and now % (count - look + 1) or 0
   return redis.call('ZRANGEBYSCORE', prefix .. name, '-inf', till, 'LIMIT', first, look)
 end
+-- Another server than before, or the same one started anew: after a failover it lacks what the other one
+-- acknowledged and did not pass on, after a crash what it had not saved. So all counts as new. Who may not
+-- ask is not told.
+local answer = redis.pcall('INFO', 'server')
+local server = type(answer) == 'string' and string.match(answer, 'run_id:(%x+)')
+local before = redis.call('HGET', prefix .. 'listening', 'server')
+if server and before ~= server then
+  redis.call('DEL', prefix .. 'listening')
+  redis.call('HSET', prefix .. 'listening', 'server', server)
+end
 local listening = ''
 local last = tonumber(redis.call('HGET', prefix .. 'listening', bus) or nil)
 if not last or last > now + 60000 or last <= told then
   redis.call('HSET', prefix .. 'listening', bus, string.format('%d', now))
   listening = last and 'again' or 'new'
-  if not last then redis.call('SET', prefix .. 'wanted:reconcile', 'the keyspace was new') end
+  if not last then
+    redis.call('SET', prefix .. 'wanted:reconcile', before and 'Redis was started anew' or 'the keyspace was new')
+  end
 end
 local ask = {}
 for _, host in ipairs(older('gaps', gaps)) do

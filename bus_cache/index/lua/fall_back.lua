@@ -11,7 +11,6 @@ local r = agent(host)
 if last and last > tonumber(ARGV[3]) then return 0 end
 local was = r and r.managed
 if was then infer(host, r, tonumber(ARGV[4])) end
-redis.call('ZREM', prefix .. 'heard', host)
-redis.call('ZREM', prefix .. 'gaps', host)
+redis.call('ZREM', prefix .. 'heard', host) -- not of gaps: it may speak in an older epoch, and is asked once more
 if r then redis.call('ZADD', prefix .. 'silent', last or ARGV[3], host) end
 return was and 1 or 0

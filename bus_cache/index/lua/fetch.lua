@@ -23,7 +23,9 @@ for _, said in ipairs(cmsgpack.unpack(ARGV[2])) do
   then
     local known = evidence(redis.call('HGET', prefix .. 'host:' .. host, raw))
     if redis.call('SISMEMBER', prefix .. 'image:' .. fingerprint, host) == 0 then
-      coming(fingerprint, host, till)
+      if has_room('hosts', 'ZCARD', prefix .. 'coming:' .. fingerprint, 'ZSCORE', host) then
+        coming(fingerprint, host, till)
+      end
     elseif known and math.max(known[1], known[3] or 0) < stamp then
       known[3] = stamp
       redis.call('HSET', prefix .. 'host:' .. host, raw, cmsgpack.pack(known))

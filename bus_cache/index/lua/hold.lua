@@ -35,7 +35,10 @@ for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
   redis.call('ZCARD', prefix .. 'coming:' .. fingerprint)
   redis.call('ZCARD', prefix .. 'hosts')
   local holds = not host_gone or stamp >= host_gone
-  if holds and not image_gone and not known_better then
+  holds = holds and has_room('hosts', 'ZCARD', prefix .. 'hosts', 'ZSCORE', host)
+  if holds and not image_gone and not known_better
+    and (known or room('images_per_host', 'HLEN', prefix .. 'host:' .. host))
+  then
     local late = stamp < on_time and now or nil
     local touched = known and (known[4] or (known[2] ~= MIGRATION and known[1])) or nil
     local touches = source ~= MIGRATION and (not touched or touched < stamp)
@@ -58,7 +61,9 @@ for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
   end
   if holds then heard_of(host, stamp) end
   local day = math.floor(stamp / 86400000)
-  if not image_gone and (not image or image[1] == '' or image[3] < day) then
+  if not image_gone and (not image or image[1] == '' or image[3] < day)
+    and (image or room('images', 'HLEN', prefix .. 'images'))
+  then
     local size = image and image[2] or false
     local last = image and math.max(image[3], day) or day
     redis.call('HSET', prefix .. 'images', raw, cmsgpack.pack({id, size, last}))

@@ -40,10 +40,17 @@ local function description(value)
   return type(row[1]) == 'string' and sized and type(row[3]) == 'number' and row or nil
 end
 
--- what is known of a host's agent, as a table, or nil: see names.Keys
+-- what is known of a host's agent, as a table, or nil: see names.Keys. What can't be read counts as absent,
+-- so that its next snapshot mends it
 local function agent(host)
   local row = unpacked(redis.call('HGET', prefix .. 'agents', host))
-  if type(row[8]) ~= 'table' then return nil end
+  for i = 1, 5 do
+    if type(row[i]) ~= 'number' then return nil end
+  end
+  if type(row[6]) ~= 'boolean' or type(row[7]) ~= 'string' or type(row[8]) ~= 'table' then return nil end
+  for _, each in ipairs(row[8]) do
+    if type(each) ~= 'number' then return nil end
+  end
   return {epoch = row[1], sequence = row[2], floor_epoch = row[3], floor = row[4], stamp = row[5],
     managed = row[6], bus = row[7], ahead = row[8]}
 end
@@ -51,6 +58,26 @@ end
 -- whether an agent's row, as HGET answers it, says that the image is there
 local function in_inventory(value)
   return value and (value == '' or unpacked(value)[3] == true)
+end
+
+-- How many entries a key may have. Whoever may publish can make up names without end.
+local MOST = {
+  hosts = 100000, -- of the keyspace, and so of one image
+  images = 1000000, -- of the keyspace
+  images_per_host = 10000, -- as many as a snapshot may tell
+  servers_per_host = 10000,
+}
+
+-- Whether a key has room for one entry more. Where not, what was said is left out, and counted.
+local function room(what, command, key)
+  if redis.call(command, key) < MOST[what] then return true end
+  redis.pcall('HINCRBY', prefix .. 'full', what, 1)
+  return false
+end
+
+-- the same, where the entry may be there already
+local function has_room(what, command, key, probe, entry)
+  return redis.call(probe, key, entry) or room(what, command, key)
 end
 
 local digits = setmetatable({}, {__index = function(known, c)

@@ -10,7 +10,9 @@ for _, said in ipairs(cmsgpack.unpack(ARGV[2])) do
   local gone = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
   local known = unpacked(redis.call('HGET', prefix .. 'services', host))
   local newer = type(known[1]) ~= 'number' or known[1] < stamp or (known[1] == stamp and not up)
-  if newer and (not gone or stamp >= gone) then
+  if newer and (not gone or stamp >= gone)
+    and has_room('hosts', 'HLEN', prefix .. 'services', 'HGET', host)
+  then
     redis.call('HSET', prefix .. 'services', host, cmsgpack.pack({stamp, up}))
   end
 end

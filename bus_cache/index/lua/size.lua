@@ -7,7 +7,9 @@
 -- An active image's size never changes, so of two the larger stays.
 for _, described in ipairs(cmsgpack.unpack(ARGV[2])) do
   local id, fingerprint, raw, size, stamp = unpack(described)
-  if redis.call('EXISTS', prefix .. 'gone:image:' .. fingerprint) == 0 then
+  if redis.call('EXISTS', prefix .. 'gone:image:' .. fingerprint) == 0
+    and has_room('images', 'HLEN', prefix .. 'images', 'HGET', raw)
+  then
     local day = math.floor(stamp / 86400000)
     local image = description(redis.call('HGET', prefix .. 'images', raw)) or {id, false, day}
     size = math.max(size, image[2] or 0)

@@ -16,6 +16,7 @@
 local host, epoch, sequence, stamp, leaving, bus, now, source, till = unpack(cmsgpack.unpack(ARGV[2]))
 local gone = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
 if gone and stamp < gone then return '' end
+if not has_room('hosts', 'HLEN', prefix .. 'agents', 'HGET', host) then return '' end
 local inventory, held = prefix .. 'agent:' .. host, prefix .. 'host:' .. host
 local rows = redis.call('HGETALL', inventory)
 local claims = redis.call('HGETALL', held)

@@ -22,7 +22,10 @@ for _, statement in ipairs(cmsgpack.unpack(ARGV[2])) do
   redis.call('SCARD', set)
   redis.call('ZCARD', prefix .. 'coming:' .. image)
   redis.call('HLEN', prefix .. 'images')
-  if not gone or stamp >= gone then
+  if (not gone or stamp >= gone)
+    and has_room('hosts', 'HLEN', prefix .. 'agents', 'HGET', host)
+    and (value or room('images_per_host', 'HLEN', inventory))
+  then
     local r = agent(host) or fresh(bus)
     local row = value and value ~= '' and unpacked(value) or {}
     local known_epoch, known = r.floor_epoch, r.floor

@@ -19,7 +19,10 @@ for _, said in ipairs(cmsgpack.unpack(ARGV[2])) do
   local gone = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
   local key = prefix .. 'uses:' .. host
   local before = redis.call('HGET', key, server)
-  if not gone or stamp >= gone then
+  if (not gone or stamp >= gone)
+    and (before or room('servers_per_host', 'HLEN', key))
+    and has_room('hosts', 'ZCARD', prefix .. 'ageing', 'ZSCORE', host)
+  then
     local row = unpacked(before)
     local known, what, found = {}, raw or '', false
     for i = 1, #row, 2 do

@@ -1,0 +1,1 @@
+"""Real processes, faults of every kind, and a truth kept beside them: see docs/faults.md."""

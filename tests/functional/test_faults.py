@@ -1,0 +1,149 @@
+"""What ``make chaos`` found, in small: each on real servers."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bus_cache import connect, names
+from bus_cache.index.changes import Held, Source
+from bus_cache.index.writer import Writer
+from consumers import reconcile, service
+from consumers.bus import Topology
+from consumers.consumer import Consumer, Rules
+from consumers.transport import Transport
+from tests import keyspace, publisher, servers
+from tests.chaos.proxy import Proxy
+from tests.program import Program, configuration, wait_for
+
+TOPOLOGY = Topology(("notifications", "versioned_notifications"), ("nova", "glance"), "bus_cache")
+NOW = int(time.time() * 1000)
+
+
+@pytest.fixture
+def writer(store: servers.Redis) -> Iterator[Writer]:
+    with store.client() as client:
+        client.flushall()
+        yield Writer(client, "bus_cache")
+
+
+def test_a_statement_that_redis_can_not_apply_stops_nothing(
+    writer: Writer, store: servers.Redis
+) -> None:
+    """Redis says why in words that nobody foresaw: here, that a score is no number."""
+    poison = Held("h1", "image-0", math.nan, Source.CREATE)  # type: ignore[arg-type]
+    with store.client() as client:
+        others = [Held(f"h{n}", "image-1", NOW, Source.CREATE) for n in range(2, 300)]
+        [(group, reason)] = writer.apply([poison, *others])
+        assert list(group) == [poison]
+        assert "float" in reason
+        found = keyspace.sets(client)[names.fingerprint("image-1")]
+        assert found == {each.host for each in others}
+
+
+def test_a_statement_that_can_not_be_sent_stops_nothing(
+    writer: Writer, store: servers.Redis
+) -> None:
+    poison = Held("h1", "image-1", 2**70, Source.CREATE)
+    [(group, _)] = writer.apply([Held("h2", "image-1", NOW, Source.CREATE), poison])
+    assert list(group) == [poison]
+    assert keyspace.sets(store.client()) == {names.fingerprint("image-1"): {"h2"}}
+
+
+def attention(writer: Writer) -> str:
+    due = writer.attend(gap_grace=5, ask_again=10, silent=None, tell=300, lost=None)
+    return due.listening
+
+
+@pytest.mark.parametrize("kind", [servers.Redis, servers.Valkey])
+def test_a_redis_that_was_started_anew_may_have_lost_its_last_writes(
+    kind: type[servers.Redis],
+) -> None:
+    """Whatever it saved: agents are asked for everything, and Nova's API is."""
+    with kind("--appendonly", "yes") as store:
+        writer = Writer(store.client(), "bus_cache", bus="one")
+        other = Writer(store.client(), "bus_cache", bus="two")
+        assert [attention(writer), attention(other), attention(writer)] == ["new", "new", ""]
+        writer.unwant(reconcile.WANTED, writer.wanted(reconcile.WANTED))
+        assert not writer.wanted(reconcile.WANTED)
+        store.kill()
+        store.start()
+        wait_for(lambda: answers(store))
+        assert [attention(writer), attention(other), attention(writer)] == ["new", "new", ""]
+        assert writer.wanted(reconcile.WANTED) == "Redis was started anew"
+
+
+def answers(store: servers.Redis) -> bool:
+    with store.client() as client:
+        return bool(client.ping())
+
+
+@contextlib.contextmanager
+def running(rabbit: servers.RabbitMQ, store: servers.Redis, told: list[str]) -> Iterator[Consumer]:
+    """A consumer in a thread."""
+    client = connect.connect(connect.parse(store.url), connect_timeout=2, read_timeout=5)
+    where = Transport((rabbit.amqp_url,), "rabbit", {"heartbeat": 2})
+    consumer = Consumer(where, TOPOLOGY, Writer(client, "bus_cache"), Rules(), on_loss=told.append)
+    thread = threading.Thread(target=consumer.run)
+    thread.start()
+    try:
+        wait_for(lambda: consumer.counts["connections"])
+        yield consumer
+    finally:
+        consumer.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_a_broker_that_was_started_anew_may_have_routed_nothing_to_us(
+    rabbit: servers.RabbitMQ, redis_server: servers.Redis
+) -> None:
+    """Nova's publishers were back before us: their exchange is there, and our binding is not."""
+    told: list[str] = []
+    with running(rabbit, redis_server, told) as consumer:
+        assert told == ["our queue was new"]
+        rabbit.ctl("close_all_connections", "test")
+        wait_for(lambda: consumer.counts["connections"] == 2)
+        assert told == ["our queue was new"]
+    rabbit.restart()
+    with contextlib.closing(publisher.Publisher(rabbit.url)) as cloud:
+        cloud.created("h1", "image-lost")
+        with running(rabbit, redis_server, told), running(rabbit, redis_server, told):
+            cloud.created("h1", "image-2")
+            wait_for(lambda: keyspace.sets(redis_server.client()))
+    assert told == ["our queue was new", "the broker was started anew"]
+    assert set(keyspace.sets(redis_server.client())) == {names.fingerprint("image-2")}
+
+
+@pytest.mark.parametrize("hangs", ["broker", "redis"])
+def test_sigterm_while_a_server_hangs_takes_seconds(
+    rabbit: servers.RabbitMQ, redis_server: servers.Redis, tmp_path: Path, hangs: str
+) -> None:
+    server: Any = rabbit if hangs == "broker" else redis_server
+    proxy = Proxy(server.port)
+    proxy.start()
+
+    def by_proxy(url: str) -> str:
+        return url.replace(f":{server.port}", f":{proxy.port}")
+
+    program = Program(tmp_path, configuration(by_proxy(rabbit.url), by_proxy(redis_server.url)))
+    try:
+        program.start().reading()
+        with contextlib.closing(publisher.Publisher(rabbit.url)) as cloud:
+            proxy.hole = True
+            if hangs == "redis":
+                cloud.created("h1", "image-1")
+                time.sleep(0.5)
+        began = time.monotonic()
+        assert program.stop() == 0
+        assert time.monotonic() - began < service.GRACE + 3
+    finally:
+        program.kill()
+        proxy.close()
