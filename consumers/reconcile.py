@@ -46,7 +46,8 @@ BATCH = 1000
 """Changes that are written at once."""
 
 LATELY = 300.0
-"""Seconds after the begin of a reconciliation before which no consumer begins another one."""
+"""Seconds after the begin of a reconciliation before which no consumer begins another one, at the
+most: less where one takes little of Nova's time, see :func:`_rest`."""
 
 HOLD = 60.0
 """Seconds after which another consumer begins where the one that reconciles tells nothing."""
@@ -534,6 +535,16 @@ def _nothing(_what: str, _done: int, _of: int | None) -> None:
     pass
 
 
+def _rest(seconds: float, interval: float) -> float:
+    """Return for how many seconds Nova is left alone after a reconciliation that took so many.
+
+    The next one can judge what was too young for this one, and Nova is asked for a tenth of the
+    time at the most, but of a large cloud, where what was lost must not wait for long.
+    """
+    most = min(LATELY, interval / 2 or LATELY)
+    return max(1.0, min(most, MARGIN + 10 * seconds) - seconds)
+
+
 # -- in the consumer --------------------------------------------------------------------------
 
 
@@ -675,9 +686,8 @@ class Reconciler:
                     self._index.want(WANTED, AGAIN, again=False)
             if self._interval:
                 self._index.hold(RAN, max(1.0, self._interval))
-            rest = min(LATELY, self._interval / 2 or LATELY) - report.seconds
             with self._lock:
-                self._index.hold(BEGUN, max(1.0, rest))
+                self._index.hold(BEGUN, _rest(report.seconds, self._interval))
                 self._running = False
         except Stopped:
             raise
