@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 import urllib.parse
 from typing import Any
 
 from kombu.entity import Exchange
+from oslo_config import cfg
 from oslo_messaging import exceptions
 from oslo_messaging._drivers import amqp as oslo_amqp
 from oslo_messaging._drivers import impl_rabbit
@@ -91,8 +93,13 @@ class Connection(impl_rabbit.Connection):  # type: ignore[misc] # oslo.messaging
 def use_own_connections(transport: Any) -> Any:
     """Have one of oslo.messaging's transports connect by :class:`Connection`, and return it.
 
-    Where it is not RabbitMQ's, it stays as it is.
+    Where it is not RabbitMQ's, it stays as it is. Who is asked with all others reads a queue of
+    its own, not a stream: a stream has the exchange's name, so who may bind it could publish, too.
     """
     if isinstance(transport._driver, impl_rabbit.RabbitDriver):
         transport._driver._connection_pool.connection_cls = Connection
+        with contextlib.suppress(cfg.NoSuchOptError):  # came with oslo.messaging 14.5
+            transport.conf.set_override(
+                "rabbit_stream_fanout", False, group="oslo_messaging_rabbit"
+            )
     return transport

@@ -88,7 +88,7 @@ class Agents:
             if due.listening:
                 self._asker.listening()
             if due.listening == "new":
-                self._asker.snapshots(SPREAD)
+                self.ask_all()
             for host, epoch in due.ask:
                 self.counts["asked"] += 1
                 LOG.debug("%s: asking its agent for what is missing", host)
@@ -108,6 +108,11 @@ class Agents:
                 self.counts["vanished"] += 1
                 self._tell("%s: no compute service, and its agent is long silent: gone", host)
         return due.listening == "new"
+
+    def ask_all(self) -> None:
+        """Ask all agents of the bus for snapshots, spread over :data:`SPREAD`."""
+        if self._asker is not None:
+            self._asker.snapshots(SPREAD)
 
     def stop(self) -> None:
         """Ask nobody any more."""

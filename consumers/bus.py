@@ -44,13 +44,17 @@ _DROPPED_BYTES = 1024 * 1024
 _DEATHS = ("maxlen", "delivery_limit", "expired", "rejected")
 """Why RabbitMQ moves a message from our queue. Whoever may publish can claim anything."""
 
+RESTARTED = "the broker was started anew"
+"""Why something may be missed, see :attr:`Bus.missed`."""
+
 _BASIC = 60
 """AMQP's class of methods and properties for messages."""
 
 _OPTION_OF_ARGUMENT = {
     "x-max-length-bytes": "[consumer] queue_max_bytes",
     "x-overflow": "[consumer] queue_max_bytes",
-    "x-dead-letter-exchange": "[consumer] queue_max_bytes",
+    "x-dead-letter-exchange": "this version of bus-cache",
+    "x-dead-letter-routing-key": "this version of bus-cache",
     "x-expires": "[consumer] queue_expires",
     "x-queue-type": "[oslo_messaging_rabbit] rabbit_quorum_queue",
     "durable": "[oslo_messaging_rabbit] amqp_durable_queues",
@@ -346,12 +350,13 @@ class Bus:
         name = f"{self.topology.pool}.witness"
         durable = self.transport.durable
         try:
-            with connection.channel() as channel:
-                channel.exchange_declare(name, "fanout", passive=True)
-        except amqp_exceptions.NotFound:
-            self.missed = self.missed or "the broker was started anew"
-            with connection.channel() as channel:
-                channel.exchange_declare(name, "fanout", durable=durable, auto_delete=False)
+            try:
+                with connection.channel() as channel:
+                    channel.exchange_declare(name, "fanout", passive=True)
+            except amqp_exceptions.NotFound:
+                with connection.channel() as channel:
+                    channel.exchange_declare(name, "fanout", durable=durable, auto_delete=False)
+                self.missed = self.missed or RESTARTED
         except amqp_exceptions.ChannelError as error:
             self._say_once(
                 "declare witness",
@@ -418,6 +423,7 @@ class Bus:
             return False
         if self._said.pop(f"absent {exchange}", ""):
             LOG.info("%s: exchange %s is there now", self, exchange)
+            self.missed = self.missed or f"exchange {exchange} was not there"
         return True
 
     def _declare_exchange(self, connection: Connection, name: str) -> None:
@@ -550,8 +556,9 @@ class Bus:
             self._say_once(
                 f"declare {name}",
                 f"queue {name} exists with other properties than {option} asks for, and is used "
-                f"as it is: set {option} as before, or delete the queue (rabbitmqctl "
-                f"delete_queue {name}) to have it declared anew. The broker says: {refusal}",
+                f"as it is: set {option} as before, or delete the queue, with all that waits in "
+                f"it, to have it declared anew (rabbitmqctl delete_queue -p VHOST {name}). The "
+                f"broker says: {refusal}",
             )
 
     def _say_once(self, what: str, text: str) -> None:

@@ -19,7 +19,7 @@ from bus_cache.index.changes import AgentSnapshot, Change, Held, HostDeleted, So
 from bus_cache.index.writer import SchemaError, Unavailable, Writer
 from consumers import events, evidence
 from consumers.agents import Agents
-from consumers.bus import Bus, BusError, Delivery, Topology
+from consumers.bus import RESTARTED, Bus, BusError, Delivery, Topology
 from consumers.pacing import Backoff, Limit
 from consumers.sweep import Sweep
 from consumers.transport import Transport
@@ -174,7 +174,7 @@ class Consumer:
                 self._caught_up = False
                 missed, self._bus.missed = self._bus.missed, ""
                 if missed:
-                    self._on_loss(missed)
+                    self._lost(missed)
                 self._next_look = 0.0
                 self._waiting = None
                 pause.reset()
@@ -283,6 +283,9 @@ class Consumer:
         if now >= self._next_renewal and (self._bus.incomplete or not self._bus.consuming):
             self._next_renewal = now + RENEWAL
             self._bus.renew()
+            missed, self._bus.missed = self._bus.missed, ""
+            if missed:
+                self._lost(missed)
         if not self._redis.is_up:
             return
         failure = ""
@@ -306,6 +309,12 @@ class Consumer:
             failure = str(error)
         if failure:
             self._redis.down(failure)
+
+    def _lost(self, why: str) -> None:
+        """What was published may not have come to our queues."""
+        self._on_loss(why)
+        if why == RESTARTED and self._agents is not None:  # what they said waited on that broker
+            self._agents.ask_all()
 
     def _attend(self, now: float) -> None:
         # who does not hear agents must not let them speak, nor find them silent
@@ -404,6 +413,11 @@ class Consumer:
         if by_agent and delivery.exchange != protocol.EXCHANGE:
             # who may not write to the exchange may still reach a queue by the default one
             self._complain(delivery, event_type, "not by way of the agents' exchange: refused")
+            return
+        topology = self._bus.topology
+        if topology.pool and not by_agent and delivery.exchange not in topology.exchanges:
+            # who may write to our queue may bind it to an exchange of their own
+            self._complain(delivery, event_type, "not by way of a service's exchange: refused")
             return
         if event_type is not None and event_type not in evidence.RULES and not by_agent:
             self.counts["irrelevant"] += 1

@@ -644,11 +644,10 @@ class Reconciler:
         pauses = Backoff(LONGEST_PAUSE, FIRST_PAUSE)
         with self._lock:
             self._running = True
-        over = threading.Event()
-        threading.Thread(target=self._keep, args=(over,), name="claim", daemon=True).start()
         try:
             while not self._stop.is_set():
-                reason, failure = self._try()
+                with self._alive():
+                    reason, failure = self._try()
                 if not failure:
                     return
                 self.counts["failed"] += 1
@@ -660,8 +659,6 @@ class Reconciler:
                 self._stop.wait(pauses.next())
         except Stopped:
             pass
-        finally:
-            over.set()
         self._release()
 
     def _try(self) -> tuple[str, str]:
@@ -707,12 +704,28 @@ class Reconciler:
         self._write_down()
         return self._stop.is_set()
 
-    def _keep(self, over: threading.Event) -> None:
-        """Have others know that this one lives, for as long as it does: a page takes Nova long."""
-        while not over.wait(HOLD / 6):
-            with self._lock, contextlib.suppress(Unavailable, SchemaError):
-                if self._running:  # where it can't be told two of them do it: no harm
-                    self._index.hold(BEGUN, HOLD)
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Have others know that this one is at work: a page takes Nova long.
+
+        Not between two tries: another one may have a better way to Nova. Then, or where it can't be
+        told, two of them do it: no harm.
+        """
+        over = threading.Event()
+
+        def keep() -> None:
+            while True:
+                with self._lock, contextlib.suppress(Unavailable, SchemaError):
+                    if self._running and not over.is_set():
+                        self._index.hold(BEGUN, HOLD)
+                if over.wait(HOLD / 6):
+                    return
+
+        threading.Thread(target=keep, name="claim", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
     def _release(self) -> None:
         with self._lock:

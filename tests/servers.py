@@ -529,10 +529,10 @@ class RabbitMQ(Server):
             raise ServerError(f"rabbitmqctl {' '.join(arguments)}: {done.stderr or done.stdout}")
         return done.stdout
 
-    def run(self, script: Path) -> None:
+    def run(self, script: Path, *arguments: str) -> None:
         """Run a shell script whose ``rabbitmqctl`` is this broker's."""
         environment = {**os.environ, **self._environment(), "PATH": _PROGRAM_PATH}
-        command = ["sh", str(script)]
+        command = ["sh", str(script), *arguments]
         subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120.0)
 
 

@@ -129,12 +129,14 @@ class Guard:
         return None if withheld is None else (trouble, withheld)
 
     def _own_asker(self) -> _Asker:
-        if self._asker is None:
+        asker = self._asker
+        if asker is None or not asker.is_alive():
             with self._lock:
-                if self._asker is None:
+                asker = self._asker
+                if asker is None or not asker.is_alive():  # nothing ends it but what nobody foresaw
                     self._asker = asker = _Asker(*self._settings)
                     weakref.finalize(self, asker.end)
-        return self._asker
+        return asker
 
 
 _guards: weakref.WeakSet[Guard] = weakref.WeakSet()
@@ -190,10 +192,14 @@ class _Asker:
         # A native lock is safe under eventlet, too: nothing is waited for while it is held.
         self._lock = threading.Lock()
         self._questions = _native("queue").SimpleQueue()
-        thread = threading.Thread(target=self._run, name="bus-cache-weigher", daemon=True)
-        thread.start()
+        self._thread = threading.Thread(target=self._run, name="bus-cache-weigher", daemon=True)
+        self._thread.start()
 
     # For callers.
+
+    def is_alive(self) -> bool:
+        """Tell whether somebody serves the questions."""
+        return bool(self._thread.is_alive())
 
     def ask(self, image_id: str, hosts: Iterable[str], deadline: float) -> list[bool]:
         """See :meth:`Guard.holders`."""
@@ -342,10 +348,10 @@ class _Asker:
     def _hang_up(self) -> None:
         """Leave nothing of a failure behind: the next attempt begins with a new client."""
         self._reader = None
-        for connection in list(self._connections):
+        connections, self._connections = self._connections, weakref.WeakSet()
+        for connection in connections:
             with contextlib.suppress(Exception):
                 connection.disconnect()
-        self._connections.clear()
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:

@@ -27,7 +27,8 @@ class Reader:
         One SMISMEMBER (Redis 6.2 or later): its time grows with the hosts asked about, not with the
         images that are known nor with the hosts that hold this one.
 
-        :raises Unreadable: the image's key is none of ours; others may be well.
+        :raises Unreadable: the image's key is none of ours, or a host's name none that can be sent;
+            other questions may be well.
         :raises redis.RedisError: Redis is away, too late or refuses.
         :raises ValueError: the answer is none that can be understood.
         """
@@ -36,6 +37,8 @@ class Reader:
         key = self._keys.image(names.fingerprint(image_id))
         try:
             answer = self._client.smismember(key, hosts)  # type: ignore[arg-type]
+        except (redis.DataError, UnicodeError) as error:
+            raise Unreadable(f"no host can be asked about: {error}") from None
         except redis.ResponseError as error:
             if str(error).startswith("WRONGTYPE"):
                 raise Unreadable(f"{key} in Redis is no set") from None

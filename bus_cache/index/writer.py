@@ -76,10 +76,11 @@ HOSTS_PER_CALL = 1000
 _PASSES = re.compile(
     r"\b(OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|NOAUTH|LOADING|BUSY|UNKILLABLE|EXECABORT"
     r"|CLUSTERDOWN|MASTERDOWN|TRYAGAIN)\b|maxmemory|read only replica|good replicas|ACL failure"
-    r"|can't (run|access)|SCRIPT KILL|nown (Redis )?command"
+    r"|can't (run|access)|SCRIPT KILL|nown (Redis )?command|Script attempted to "
 )
 """What Redis says in the middle of a script where all passes, by itself or by an operator's hand:
-no memory, a replica, no rights, a failover. 6.2 has its codes in the middle of the text."""
+no memory, a replica, no rights, a failover, a Cluster that moves our slot or is down. 6.2 has its
+codes in the middle of the text."""
 
 T = TypeVar("T")
 

@@ -194,6 +194,25 @@ def test_thread_ends_with_its_guard(proxy: torment.Proxy, stage: Stage) -> None:
     wait_for(lambda: not proxy.connections)
 
 
+def test_a_name_that_cannot_be_sent_is_the_askers_business(proxy: torment.Proxy) -> None:
+    """Redis is well, and goes on being asked."""
+    found = make_guard(proxy, HANG)
+    with pytest.raises(guard.Unreadable, match="no host can be asked about"):
+        found.holders(torment.IMAGE, ["compute1", "\udc80"], time.monotonic() + HANG)
+    assert found.trouble is None
+    assert ask(found, HANG) == [False, True]
+
+
+def test_a_thread_that_ended_is_replaced(proxy: torment.Proxy) -> None:
+    """Whatever ended it: not each call is to wait for nobody."""
+    found = make_guard(proxy, HANG)
+    before = found._asker
+    assert before is not None
+    before.end()
+    wait_for(lambda: not before.is_alive())
+    assert ask(found, HANG) == [False, True]
+
+
 def test_missing_tls_file_is_one_line(
     tmp_path: Path, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -394,7 +394,7 @@ def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.RabbitM
         )
     )
     with servers.RabbitMQ(f"load_definitions = {file}") as server:
-        server.run(ETC / "rabbitmq" / "permissions.sh")
+        server.run(ETC / "rabbitmq" / "permissions.sh", "/", "nova")
         yield server
 
 
@@ -506,6 +506,7 @@ def test_an_exchange_that_comes_later_is_bound(
     bus.open()
     bus.consume()
     assert bus.incomplete
+    bus.missed = ""  # that our queue was new
     bus.renew()
     assert bus.incomplete
     with contextlib.closing(publisher.Publisher(bus_url(rabbit, "nova"))) as cloud:
@@ -515,6 +516,7 @@ def test_an_exchange_that_comes_later_is_bound(
         cloud.created("h2", IMAGES[1], exchange="later")
         wait_for(lambda: bus.drain(0.1) and got)
     assert len(got) == 1
+    assert bus.missed == "exchange later was not there"
     bus.close()
 
 
@@ -575,6 +577,31 @@ def test_what_an_agents_user_may_not(site: tuple[Program, Host], rabbit: servers
     assert refused(rabbit, AGENT, tries) == []
     with channel_of(rabbit, AGENT) as channel:
         channel.queue_delete(spy)
+
+
+def test_an_agents_user_may_not_forge_novas_words(
+    site: tuple[Program, Host], rabbit: servers.RabbitMQ, redis_server: Guarded
+) -> None:
+    """It may bind our queue to an exchange of its own: what comes that way is not believed."""
+    consumer, _ = site
+    exchange = f"{protocol.ASK_TOPIC}.evil"
+    with channel_of(rabbit, AGENT) as channel:
+        channel.confirm_select()
+        channel.exchange_declare(exchange, "topic", auto_delete=False)
+        channel.queue_bind("bus_cache", exchange, "notifications.info")
+        said = {
+            "publisher_id": "compute.h-forged",
+            "event_type": "compute.instance.create.end",
+            "payload": {"host": "h-forged", "image_ref_url": f"http://glance/images/{IMAGES[1]}"},
+            "timestamp": "2026-01-01 00:00:00.000000",
+        }
+        body = json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(said)})
+        message = amqp.Message(body, content_type="application/json")
+        channel.basic_publish_confirm(message, exchange, "notifications.info")
+    wait_for(lambda: consumer.lines("not by way of a service's exchange: refused"))
+    assert "h-forged" not in holders(redis_server, IMAGES[1])
+    with channel_of(rabbit, AGENT) as channel:
+        channel.exchange_delete(exchange)
 
 
 def test_a_user_for_one_compute(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +20,10 @@ import nova.conf
 import pytest
 
 import weigher
-from bus_cache import names
+from bus_cache import connect, names
 from bus_cache.cli.main import main
-from bus_cache.index.changes import Held, Source
-from bus_cache.index.writer import Unavailable
+from bus_cache.index.changes import Held, HostDeleted, Source
+from bus_cache.index.writer import Unavailable, Writer
 from consumers import service
 from tests import servers
 from tests.certificates import Authority
@@ -32,8 +33,6 @@ USERS = (Path(__file__).parents[2] / "etc" / "redis" / "users.acl").read_text().
 WEIGHER, CONSUMER, CLI = "bus-cache-weigher", "bus-cache-consumer", "bus-cache-cli"
 DEFAULT = "user default on nopass ~* &* +@all"
 IMAGE = "image-1"
-SLOT = 14335
-"""Of {bus_cache}: CLUSTER KEYSLOT."""
 
 
 class Server(servers.Redis):
@@ -333,6 +332,32 @@ def test_sentinel(
 
 
 # -- Cluster -----------------------------------------------------------------------------------
+
+
+def test_while_the_slot_moves_nothing_is_refused() -> None:
+    """What can't be written meanwhile is waited for, and never taken for impossible."""
+    ports = [servers.free_port() for _ in range(2)]
+    options = [("--cluster-enabled", "yes", "--cluster-port", str(port)) for port in ports]
+    with servers.Redis(*options[0]) as source, servers.Redis(*options[1]) as target:
+        old, new = source.client(), target.client()
+        old.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        old.execute_command("CLUSTER", "MEET", servers.LOOPBACK, target.port, ports[1])
+        for node in (old, new):
+            wait_for(lambda node=node: node.cluster("INFO")["cluster_known_nodes"] == "2")
+            wait_for(lambda node=node: node.cluster("INFO")["cluster_state"] == "ok")
+        where = connect.parse(f"redis+cluster://{servers.LOOPBACK}:{source.port}")
+        writer = Writer(connect.connect(where, connect_timeout=5, read_timeout=5), "bus_cache")
+        now = int(time.time() * 1000)
+        writer.apply([Held("h1", IMAGE, now - 1000, Source.CREATE)])
+        old_id, new_id = (each.execute_command("CLUSTER", "MYID") for each in (old, new))
+        key = names.Keys("bus_cache").image(names.fingerprint(IMAGE))
+        slot = old.execute_command("CLUSTER", "KEYSLOT", key)
+        new.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", old_id)
+        old.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", new_id)
+        old.execute_command("MIGRATE", servers.LOOPBACK, target.port, "", 0, 5000, "KEYS", key)
+        for change in (Held("h2", "image-2", now, Source.CREATE), HostDeleted("h1", now)):
+            with pytest.raises(Unavailable):
+                writer.apply([change])
 
 
 @contextlib.contextmanager

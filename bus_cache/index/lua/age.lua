@@ -27,7 +27,7 @@ if not (r and r.managed) then
     local raw, stamp = due[1], due[2]
     local row = evidence(redis.call('HGET', held, raw))
     if not live[raw] and (not row or math.max(row[1], row[3] or 0) <= stamp) then
-      redis.pcall('SREM', prefix .. 'image:' .. hex(raw), host)
+      lenient('SREM', prefix .. 'image:' .. hex(raw), host)
       redis.call('HDEL', held, raw)
       table.insert(left, raw)
     end

@@ -74,8 +74,8 @@ local function infer(host, r, source)
     local raw, row = claims[i], evidence(claims[i + 1])
     local image = hex(raw)
     if row and row[1] > r.stamp and redis.call('EXISTS', prefix .. 'gone:image:' .. image) == 0 then
-      redis.pcall('SADD', prefix .. 'image:' .. image, host)
-      redis.pcall('ZREM', prefix .. 'coming:' .. image, host)
+      lenient('SADD', prefix .. 'image:' .. image, host)
+      lenient('ZREM', prefix .. 'coming:' .. image, host)
       changed(host, row[1])
       inventory[raw] = nil
     elseif not inventory[raw] then
@@ -85,10 +85,10 @@ local function infer(host, r, source)
   for raw, _ in pairs(inventory) do
     local image = hex(raw)
     if redis.call('EXISTS', prefix .. 'gone:image:' .. image) == 1 then
-      redis.pcall('SREM', prefix .. 'image:' .. image, host)
+      lenient('SREM', prefix .. 'image:' .. image, host)
       redis.call('HDEL', held, raw)
     else
-      redis.pcall('SADD', prefix .. 'image:' .. image, host)
+      lenient('SADD', prefix .. 'image:' .. image, host)
       redis.call('HSET', held, raw, cmsgpack.pack({r.stamp, source}))
     end
   end

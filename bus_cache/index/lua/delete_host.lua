@@ -29,7 +29,7 @@ end
 if speaks and speaks.stamp < stamp then
   local rows = redis.call('HGETALL', inventory)
   for i = 1, #rows, 2 do
-    if in_inventory(rows[i + 1]) then redis.pcall('SREM', prefix .. 'image:' .. hex(rows[i]), host) end
+    if in_inventory(rows[i + 1]) then lenient('SREM', prefix .. 'image:' .. hex(rows[i]), host) end
   end
   redis.call('DEL', inventory)
   redis.call('HDEL', prefix .. 'agents', host)
@@ -39,8 +39,8 @@ if speaks and speaks.stamp < stamp then
   for i = 1, #claims, 2 do
     local row, image = evidence(claims[i + 1]), hex(claims[i])
     if row and row[1] >= stamp and redis.call('EXISTS', prefix .. 'gone:image:' .. image) == 0 then
-      redis.pcall('SADD', prefix .. 'image:' .. image, host)
-      redis.pcall('ZREM', prefix .. 'coming:' .. image, host)
+      lenient('SADD', prefix .. 'image:' .. image, host)
+      lenient('ZREM', prefix .. 'coming:' .. image, host)
       changed(host, row[1])
     end
   end
@@ -50,7 +50,7 @@ for i = 1, #held, 2 do
   local row = evidence(held[i + 1])
   if not row or row[1] < stamp then
     if not (speaks and speaks.managed and in_inventory(redis.call('HGET', inventory, held[i]))) then
-      redis.pcall('SREM', prefix .. 'image:' .. hex(held[i]), host)
+      lenient('SREM', prefix .. 'image:' .. hex(held[i]), host)
     end
     redis.call('HDEL', prefix .. 'host:' .. host, held[i])
   elseif row[4] and row[4] < stamp then

@@ -17,10 +17,10 @@ local set = prefix .. 'image:' .. ARGV[2]
 local page = redis.call('SSCAN', set, ARGV[6], 'COUNT', ARGV[5]) -- these fail on somebody else's key
 redis.call('HLEN', prefix .. 'images') -- before anything is written
 redis.call('SET', prefix .. 'gone:image:' .. ARGV[2], '1', 'EX', ARGV[4])
-redis.pcall('DEL', prefix .. 'coming:' .. ARGV[2])
+lenient('DEL', prefix .. 'coming:' .. ARGV[2])
 for _, host in ipairs(page[2]) do
   local speaks = agent(host)
-  redis.pcall('HDEL', prefix .. 'host:' .. host, ARGV[3])
+  lenient('HDEL', prefix .. 'host:' .. host, ARGV[3])
   if not (speaks and speaks.managed) then redis.call('SREM', set, host) end
 end
 if page[1] == '0' and redis.call('EXISTS', set) == 0 then

@@ -18,6 +18,15 @@ local function unpacked(value)
   return readable and type(row) == 'table' and row or {}
 end
 
+-- A command on a key that may be somebody else's: that is passed over. All else that goes wrong is raised: what
+-- follows must not be written where this was not.
+local function lenient(...)
+  local answer = redis.pcall(...)
+  local failure = type(answer) == 'table' and answer.err
+  if failure and not string.find(failure, 'WRONGTYPE', 1, true) then error(failure, 0) end
+  return answer
+end
+
 -- {stamp in ms, source, when it came if that was late, touched} of a host's evidence, or nil: what can't
 -- be read counts as absent. touched: of the newest evidence that touches the file, where that is another
 local function evidence(value)
@@ -71,7 +80,8 @@ local MOST = {
 -- Whether a key has room for one entry more. Where not, what was said is left out, and counted.
 local function room(what, command, key)
   if redis.call(command, key) < MOST[what] then return true end
-  redis.pcall('HINCRBY', prefix .. 'full', what, 1)
+  local full = prefix .. 'full'
+  redis.pcall('HSET', full, what, (tonumber(redis.pcall('HGET', full, what) or nil) or 0) + 1)
   return false
 end
 

@@ -47,10 +47,10 @@ for i = 0, #ARGV[4] / 20 - 1 do
   if not kept[raw] then
     local image = string.sub(ARGV[3], i * 40 + 1, i * 40 + 40)
     listed[raw] = true
-    redis.pcall('SADD', prefix .. 'image:' .. image, host)
+    lenient('SADD', prefix .. 'image:' .. image, host)
     if known[raw] ~= '' then
       redis.call('HSET', inventory, raw, '')
-      redis.pcall('ZREM', prefix .. 'coming:' .. image, host)
+      lenient('ZREM', prefix .. 'coming:' .. image, host)
       known_image(raw, stamp)
     end
   end
@@ -58,17 +58,17 @@ end
 for raw, _ in pairs(known) do
   if not listed[raw] and not kept[raw] then
     redis.call('HDEL', inventory, raw)
-    redis.pcall('SREM', prefix .. 'image:' .. hex(raw), host)
+    lenient('SREM', prefix .. 'image:' .. hex(raw), host)
   end
 end
 for raw, row in pairs(kept) do
-  redis.pcall(row[3] and 'SADD' or 'SREM', prefix .. 'image:' .. hex(raw), host)
+  lenient(row[3] and 'SADD' or 'SREM', prefix .. 'image:' .. hex(raw), host)
   if row[3] then known_image(raw, stamp) end
 end
 for i = 1, #claims, 2 do
   local raw, row = claims[i], evidence(claims[i + 1])
   if not (listed[raw] or (kept[raw] and kept[raw][3])) then
-    redis.pcall('SREM', prefix .. 'image:' .. hex(raw), host)
+    lenient('SREM', prefix .. 'image:' .. hex(raw), host)
   end
   if not row or row[1] <= r.stamp then redis.call('HDEL', held, raw) end
 end
