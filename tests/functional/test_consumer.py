@@ -372,7 +372,7 @@ def test_a_queue_declared_otherwise_is_told_and_used(
     consumer = program("queue_max_bytes = 1000000", name="other").start().reading()
     [line] = consumer.said("other properties")
     assert "[consumer] queue_max_bytes" in line
-    assert "rabbitmqctl delete_queue bus_cache" in line
+    assert "rabbitmqctl delete_queue -p VHOST bus_cache" in line
     publish.created("h1", "image-1")
     wait_for(lambda: keyspace.sets(redis_server.client()))
 

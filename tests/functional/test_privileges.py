@@ -749,7 +749,8 @@ def test_tls_to_the_bus(tmp_path: Path) -> None:
     secure = Secure(tmp_path)
     ours, client = secure.ours.file, secure.client
     with secure.rabbit:
-        assert secure.tried(tmp_path, secure.options(ours, client)) == ["", ""]
+        # the broker answers before its listener for TLS is there
+        wait_for(lambda: secure.tried(tmp_path, secure.options(ours, client)) == ["", ""])
         for options, host, words in (
             (secure.options(secure.other.file, client), "127.0.0.1", ["certificate verify failed"]),
             (secure.options(None, client), "127.0.0.1", ["certificate verify failed"]),
