@@ -81,13 +81,17 @@ def beside(
 
 
 def alternate(rounds: int, *measures: Callable[[], float]) -> list[tuple[float, ...]]:
-    """Measure in turns, A B A B: what else the machine does meets all of them alike."""
+    """Measure in turns, A B A B: what else the machine does meets all of them alike.
+
+    Each round begins with another one, since the first may find the caches cold.
+    """
     found = []
-    for _ in range(rounds):
-        figures = []
-        for measure in measures:
+    for number in range(rounds):
+        figures = [0.0] * len(measures)
+        for step in range(len(measures)):
+            place = (number + step) % len(measures)
             gc.collect()  # the garbage of one is not the other's work
-            figures.append(measure())
+            figures[place] = measures[place]()
         found.append(tuple(figures))
     return found
 

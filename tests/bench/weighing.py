@@ -227,7 +227,7 @@ def imports(size: Size) -> Iterator[Row]:
             found.append(json.loads(done.stdout.splitlines()[-1]))
 
     def middle(key: str) -> float:
-        return statistics.median(each[key] for each in found)
+        return statistics.median(float(each[key]) for each in found)
 
     def spread(key: str) -> tuple[float, float]:
         values = [each[key] for each in found]
