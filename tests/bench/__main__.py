@@ -78,7 +78,7 @@ def table(rows: list[Row]) -> str:
     """Return all rows as one table, and their notes below."""
     head = ["figure", "ours", "peer", "ratio (smallest to largest)", "goal", "holds?"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *map(line, rows)]
-    notes = [f"- {row.figure.strip()}: {row.note}" for row in rows if row.note]
+    notes = dict.fromkeys(f"- {row.figure.strip()}: {row.note}" for row in rows if row.note)
     return "\n".join([*lines, "", *notes])
 
 

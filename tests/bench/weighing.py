@@ -159,7 +159,6 @@ def _against_ram(scene: Scene, size: Size, count: int, aggregates: int) -> Itera
             [(each[place] - each[2], each[3]) for each in shares],
             "ms",
             goal,
-            note="without what the handler does with no weigher at all",
         )
 
 
