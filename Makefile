@@ -19,7 +19,7 @@ REPEAT ?= 2
 EXAMPLES ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz coverage test-nova-releases check format lab-test lab-churn chaos latency agent-bench model simulate simulate-small clean
+.PHONY: help demo test fuzz coverage test-nova-releases check format lab-test lab-churn chaos bench latency agent-bench model simulate simulate-small clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,9 @@ lab-churn: $(VENV)/.lab-churn servers-lab servers-libvirt  ## a real libvirt hos
 
 chaos: $(VENV)/.test servers  ## faults of every kind against real processes, REPEAT=2 times each, and a table of what was lost
 	$(BIN)/python -W ignore -m tests.chaos --repeat $(REPEAT) $(ARGS)
+
+bench: $(VENV)/.test servers  ## what the parts cost, each beside its peer, in one table and build/bench.json; ARGS="--quick", "--only weigher"
+	@$(BIN)/python -W ignore -m tests.bench $(ARGS)
 
 latency: $(VENV)/.test servers  ## how long from a notification's publication to the changed set
 	$(BIN)/python -m tools.latency $(ARGS)

@@ -1,0 +1,1 @@
+"""What the parts cost, each beside its peer in one run: `make bench`. Here for tests/servers.py."""
