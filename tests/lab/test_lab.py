@@ -191,6 +191,7 @@ def test_boots_work_without_redis_and_the_index_catches_up(
     assert weigher_warnings(lab.plane) == warned + 1  # said once, not for each boot
 
     check(lab, product)
+    time.sleep(FOLLOWS_AGAIN)
     holders = lab.truth.table(BOTH)[image_id(image)]
     assert boot("after")[0] in holders
 
