@@ -298,6 +298,11 @@ def check_files(tls: Tls) -> None:
         raise ValueError(f"{files} is no PEM file of that kind: {explain(error)}") from None
 
 
+def garbled(error: BaseException) -> str:
+    """Return what there is to say of one of :data:`GARBLED`."""
+    return f"an answer can't be understood ({type(error).__name__}): is this a Redis?"
+
+
 def explain(error: BaseException) -> str:
     """Return why Redis can't be used: on one line, never empty, never with a password.
 

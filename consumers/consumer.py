@@ -172,9 +172,7 @@ class Consumer:
                 self._broker.up(f"reading {', '.join(self._bus.topology.queues)}")
                 self._steady_since = time.monotonic()
                 self._caught_up = False
-                missed, self._bus.missed = self._bus.missed, ""
-                if missed:
-                    self._lost(missed)
+                self._tell_of_loss()
                 self._next_look = 0.0
                 self._waiting = None
                 pause.reset()
@@ -283,9 +281,7 @@ class Consumer:
         if now >= self._next_renewal and (self._bus.incomplete or not self._bus.consuming):
             self._next_renewal = now + RENEWAL
             self._bus.renew()
-            missed, self._bus.missed = self._bus.missed, ""
-            if missed:
-                self._lost(missed)
+            self._tell_of_loss()
         if not self._redis.is_up:
             return
         failure = ""
@@ -310,10 +306,12 @@ class Consumer:
         if failure:
             self._redis.down(failure)
 
-    def _lost(self, why: str) -> None:
-        """What was published may not have come to our queues."""
-        self._on_loss(why)
-        if why == RESTARTED and self._agents is not None:  # what they said waited on that broker
+    def _tell_of_loss(self) -> None:
+        """Tell, once, where what was published may not have come to our queues."""
+        missed, self._bus.missed = self._bus.missed, ""
+        if missed:
+            self._on_loss(missed)
+        if missed == RESTARTED and self._agents is not None:  # what they said waited there
             self._agents.ask_all()
 
     def _attend(self, now: float) -> None:

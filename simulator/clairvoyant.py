@@ -4,18 +4,15 @@ It knows each image's largest demand (the RAM of its servers at the fullest mome
 live from the request on), sees allocations without lag, and ignores Nova's weighers. Each image has
 its own hosts: its servers go to the one of them with most free RAM, and when none has room another
 host is added, the one with the least demand assigned so far. So an image is fetched again only when
-its hosts are full or its file aged out. It is greedy, so a better offline placement may exist; what
-no placement can be below is :func:`least_bytes`.
+its hosts are full or its file aged out. It is greedy, so a better offline placement may exist.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 from simulator.cloud import Host
-from simulator.parameters import Parameters
 from simulator.trace import Request
 
 
@@ -35,13 +32,6 @@ def demands(requests: Sequence[Request]) -> dict[str, int]:
             most = max(most, used)
         found[image] = most
     return found
-
-
-def least_bytes(requests: Sequence[Request], parameters: Parameters) -> int:
-    """Return what Glance must send at the least: each image to as many hosts as its RAM needs."""
-    room = parameters.host_ram - parameters.reserved_host_memory
-    sizes = {request.image: request.image_bytes for request in requests}
-    return sum(sizes[image] * math.ceil(most / room) for image, most in demands(requests).items())
 
 
 class Clairvoyant:

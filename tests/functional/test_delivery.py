@@ -8,7 +8,6 @@ import ipaddress
 import json
 import random
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,39 +20,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from bus_cache import connect, names
+from bus_cache import names
 from bus_cache.index.changes import Held, Source
-from bus_cache.index.writer import Writer
 from consumers import bus as buses
 from consumers import service, transport
-from consumers.bus import Bus, BusError, Topology
-from consumers.consumer import Consumer, Rules
+from consumers.bus import Bus, BusError
+from consumers.consumer import Rules
 from tests import keyspace, publisher, servers
+from tests.consuming import TOPOLOGY, rabbit_transport, running
 from tests.functional.test_consumer import truth
 from tests.program import wait_for
 
 BINDING = ("source_name", "destination_name")
-TOPOLOGY = Topology(("notifications", "versioned_notifications"), ("nova", "glance"), "bus_cache")
-
-
-def rabbit_transport(rabbit: servers.RabbitMQ) -> transport.Transport:
-    return transport.Transport((rabbit.amqp_url,), "rabbit", {"heartbeat": 2})
-
-
-@contextlib.contextmanager
-def running(where: transport.Transport, store: servers.Redis, **more: Any) -> Iterator[Consumer]:
-    """A consumer in a thread, reading."""
-    client = connect.connect(connect.parse(store.url), connect_timeout=2, read_timeout=5)
-    consumer = Consumer(where, TOPOLOGY, Writer(client, "bus_cache"), Rules(), **more)
-    thread = threading.Thread(target=consumer.run)
-    thread.start()
-    try:
-        wait_for(lambda: consumer.counts["connections"])
-        yield consumer
-    finally:
-        consumer.stop()
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 def publish_raw(url: str, messages: list[dict[str, Any]]) -> None:

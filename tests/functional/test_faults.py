@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +11,15 @@ from typing import Any
 
 import pytest
 
-from bus_cache import connect, names
+from bus_cache import names
 from bus_cache.index.changes import Held, Source
 from bus_cache.index.writer import Writer
 from consumers import reconcile, service
-from consumers.bus import Topology
-from consumers.consumer import Consumer, Rules
-from consumers.transport import Transport
 from tests import keyspace, publisher, servers
 from tests.chaos.proxy import Proxy
+from tests.consuming import rabbit_transport, running
 from tests.program import Program, configuration, wait_for
 
-TOPOLOGY = Topology(("notifications", "versioned_notifications"), ("nova", "glance"), "bus_cache")
 NOW = int(time.time() * 1000)
 
 
@@ -85,29 +81,12 @@ def answers(store: servers.Redis) -> bool:
         return bool(client.ping())
 
 
-@contextlib.contextmanager
-def running(rabbit: servers.RabbitMQ, store: servers.Redis, told: list[str]) -> Iterator[Consumer]:
-    """A consumer in a thread."""
-    client = connect.connect(connect.parse(store.url), connect_timeout=2, read_timeout=5)
-    where = Transport((rabbit.amqp_url,), "rabbit", {"heartbeat": 2})
-    consumer = Consumer(where, TOPOLOGY, Writer(client, "bus_cache"), Rules(), on_loss=told.append)
-    thread = threading.Thread(target=consumer.run)
-    thread.start()
-    try:
-        wait_for(lambda: consumer.counts["connections"])
-        yield consumer
-    finally:
-        consumer.stop()
-        thread.join(30)
-        assert not thread.is_alive()
-
-
 def test_a_broker_that_was_started_anew_may_have_routed_nothing_to_us(
     rabbit: servers.RabbitMQ, redis_server: servers.Redis
 ) -> None:
     """Nova's publishers were back before us: their exchange is there, and our binding is not."""
     told: list[str] = []
-    with running(rabbit, redis_server, told) as consumer:
+    with running(rabbit_transport(rabbit), redis_server, on_loss=told.append) as consumer:
         assert told == ["our queue was new"]
         rabbit.ctl("close_all_connections", "test")
         wait_for(lambda: consumer.counts["connections"] == 2)
@@ -115,7 +94,8 @@ def test_a_broker_that_was_started_anew_may_have_routed_nothing_to_us(
     rabbit.restart()
     with contextlib.closing(publisher.Publisher(rabbit.url)) as cloud:
         cloud.created("h1", "image-lost")
-        with running(rabbit, redis_server, told), running(rabbit, redis_server, told):
+        bus, more = rabbit_transport(rabbit), {"on_loss": told.append}
+        with running(bus, redis_server, **more), running(bus, redis_server, **more):
             cloud.created("h1", "image-2")
             wait_for(lambda: keyspace.sets(redis_server.client()))
     assert told == ["our queue was new", "the broker was started anew"]

@@ -1131,27 +1131,11 @@ def test_a_cluster(server: servers.Redis) -> None:
         node.start()
 
 
-class Sentinel(servers.Redis):
-    """A Sentinel that watches one master."""
-
-    def __init__(self, master: servers.Redis) -> None:
-        super().__init__()
-        self._master = master
-
-    def _command(self) -> tuple[list[str], dict[str, str]]:
-        path = self.directory / "sentinel.conf"
-        path.write_text(
-            f"bind 127.0.0.1\nport {self.port}\ndir {self.directory}\n"
-            f"sentinel monitor mymaster 127.0.0.1 {self._master.port} 1\n"
-        )
-        return [self._program(), str(path), "--sentinel"], {}
-
-
 @pytest.mark.parametrize("server", [servers.Redis], indirect=True)
 def test_a_sentinel(own: servers.Redis) -> None:
     """It says where the master is; the first one asked may be away."""
     nobody = servers.free_port()
-    with Sentinel(own) as sentinel, own.client(db=2) as raw:
+    with servers.Sentinel(own.port) as sentinel, own.client(db=2) as raw:
         url = f"redis+sentinel://127.0.0.1:{nobody},127.0.0.1:{sentinel.port}/mymaster/2"
         writer, reader = check_all(url, raw)
         own.stop()

@@ -71,29 +71,22 @@ def tls_options(files: tuple[Path, Path, Path] | None) -> dict[str, Any]:
     return {"ssl": True, "ssl_ca_certs": ca, "ssl_certfile": certificate, "ssl_keyfile": key}
 
 
-class Sentinel(servers.Redis):
-    """Watches one master; only its user ``bus-cache`` may ask it."""
+class Sentinel(servers.Sentinel):
+    """Only its user ``bus-cache`` may ask it."""
 
     def __init__(self, master: Server, tls: tuple[Path, Path, Path] | None) -> None:
-        super().__init__()
-        self._master = master
-        self._tls = tls
-
-    def _command(self) -> tuple[list[str], dict[str, str]]:
-        path = self.directory / "sentinel.conf"
-        lines = [f"bind 127.0.0.1\ndir {self.directory}\nport {self.port}"]
-        if self._tls is not None:
-            ca, certificate, key = self._tls
-            lines = [f"bind 127.0.0.1\ndir {self.directory}\nport 0\ntls-port {self.port}"]
-            lines += [f"tls-ca-cert-file {ca}", f"tls-cert-file {certificate}"]
-            lines += [f"tls-key-file {key}", "tls-replication yes"]
-        lines += [
-            f"sentinel monitor mymaster 127.0.0.1 {self._master.port} 1",
+        super().__init__(
+            master.port,
             "user default on nopass -@all +ping +hello",
             "user bus-cache on >of-sentinel -@all +sentinel|masters",
-        ]
-        path.write_text("\n".join(lines) + "\n")
-        return [self._program(), str(path), "--sentinel"], {}
+        )
+        self._tls = tls
+        if tls is not None:
+            ca, certificate, key = tls
+            self.lines += [
+                *("port 0", f"tls-port {self.port}", f"tls-ca-cert-file {ca}"),
+                *(f"tls-cert-file {certificate}", f"tls-key-file {key}", "tls-replication yes"),
+            ]
 
     def client(self, **options: Any) -> Any:
         return super().client(protocol=2, **tls_options(self._tls), **options)
@@ -334,32 +327,6 @@ def test_sentinel(
 # -- Cluster -----------------------------------------------------------------------------------
 
 
-def test_while_the_slot_moves_nothing_is_refused() -> None:
-    """What can't be written meanwhile is waited for, and never taken for impossible."""
-    ports = [servers.free_port() for _ in range(2)]
-    options = [("--cluster-enabled", "yes", "--cluster-port", str(port)) for port in ports]
-    with servers.Redis(*options[0]) as source, servers.Redis(*options[1]) as target:
-        old, new = source.client(), target.client()
-        old.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        old.execute_command("CLUSTER", "MEET", servers.LOOPBACK, target.port, ports[1])
-        for node in (old, new):
-            wait_for(lambda node=node: node.cluster("INFO")["cluster_known_nodes"] == "2")
-            wait_for(lambda node=node: node.cluster("INFO")["cluster_state"] == "ok")
-        where = connect.parse(f"redis+cluster://{servers.LOOPBACK}:{source.port}")
-        writer = Writer(connect.connect(where, connect_timeout=5, read_timeout=5), "bus_cache")
-        now = int(time.time() * 1000)
-        writer.apply([Held("h1", IMAGE, now - 1000, Source.CREATE)])
-        old_id, new_id = (each.execute_command("CLUSTER", "MYID") for each in (old, new))
-        key = names.Keys("bus_cache").image(names.fingerprint(IMAGE))
-        slot = old.execute_command("CLUSTER", "KEYSLOT", key)
-        new.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", old_id)
-        old.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", new_id)
-        old.execute_command("MIGRATE", servers.LOOPBACK, target.port, "", 0, 5000, "KEYS", key)
-        for change in (Held("h2", "image-2", now, Source.CREATE), HostDeleted("h1", now)):
-            with pytest.raises(Unavailable):
-                writer.apply([change])
-
-
 @contextlib.contextmanager
 def cluster(folder: Path, files: tuple[Path, Path, Path] | None) -> Iterator[tuple[Any, Any]]:
     """Run two nodes; the first has all slots but one."""
@@ -383,6 +350,30 @@ def info(raw: Any) -> Any:
     return raw.execute_command("CLUSTER", "INFO")
 
 
+def begin_to_move(one: Server, two: Server) -> None:
+    """Have our slot be on its way to the second node, and the image's key there already."""
+    key = names.Keys("bus_cache").image(names.fingerprint(IMAGE))
+    with one.client() as first, two.client() as second:
+        slot = first.execute_command("CLUSTER", "KEYSLOT", key)
+        ids = [each.execute_command("CLUSTER", "MYID").decode() for each in (first, second)]
+        second.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        first.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        first.execute_command("MIGRATE", "127.0.0.1", two.port, "", 0, 5000, "KEYS", key)
+
+
+def test_while_the_slot_moves_nothing_is_refused(tmp_path: Path) -> None:
+    """What can't be written meanwhile is waited for, and never taken for impossible."""
+    with cluster(tmp_path, None) as (one, two):
+        where = connect.parse(f"redis+cluster://127.0.0.1:{one.port}")
+        writer = Writer(connect.connect(where, connect_timeout=5, read_timeout=5), "bus_cache")
+        now = int(time.time() * 1000)
+        writer.apply([Held("h1", IMAGE, now - 1000, Source.CREATE)])
+        begin_to_move(one, two)
+        for change in (Held("h2", "image-2", now, Source.CREATE), HostDeleted("h1", now)):
+            with pytest.raises(Unavailable):
+                writer.apply([change])
+
+
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 def test_cluster(
     tmp_path: Path, tls: Tls, reach: Reach, complaints: Complaints, secure: bool
@@ -390,7 +381,7 @@ def test_cluster(
     """The first node that is named is down; and our keys are on their way to another node."""
     files = tls.server if secure else None
     scheme, options = ("rediss", tls.options()) if secure else ("redis", "")
-    with cluster(tmp_path, files) as (one, two), one.client() as first, two.client() as second:
+    with cluster(tmp_path, files) as (one, two):
         nobody = servers.free_port()
         url = f"{scheme}+cluster://USER127.0.0.1:{nobody},127.0.0.1:{one.port},127.0.0.1:{two.port}"
         reach(url, options)
@@ -402,12 +393,7 @@ def test_cluster(
             alone = f"{scheme}+cluster://USER127.0.0.1:{one.port}"
             assert_said(complaints(alone, wrong), "certificate verify failed")
             return
-        key = names.Keys("bus_cache").image(names.fingerprint(IMAGE))
-        slot = first.execute_command("CLUSTER", "KEYSLOT", key)
-        ids = [each.execute_command("CLUSTER", "MYID").decode() for each in (first, second)]
-        second.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
-        first.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
-        first.execute_command("MIGRATE", "127.0.0.1", two.port, "", 0, 5000, "KEYS", key)
+        begin_to_move(one, two)
         weighing = url.replace("USER", f"{WEIGHER}:secret@")
         assert complaints(weighing, "")[2] == ""
         assert "asking" in used(two)
