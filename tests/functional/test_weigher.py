@@ -34,6 +34,7 @@ from bus_cache import conf, names
 from bus_cache.conf import opts
 from bus_cache.index import changes, writer
 from tests import servers
+from weigher import guard
 
 CONF = nova.conf.CONF
 GIB = 2**30
@@ -151,7 +152,20 @@ def configure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Conf
         return path
 
     yield configure
+    end_weighers()
     CONF([], project="nova", default_config_files=[])
+
+
+def end_weighers() -> None:
+    """End the threads of all weighers of this process.
+
+    One whose Redis is away connects anew by what nova.conf says then: with the next test's, to its
+    server.
+    """
+    for each in list(guard._guards):
+        if each._asker is not None:
+            each._asker.end()
+            each._asker._thread.join(HANG)
 
 
 def hold(image: objects.ImageMeta, *hosts: str) -> None:
