@@ -5,6 +5,7 @@ words, one outcome: what the agent's host really holds.
 from __future__ import annotations
 
 import dataclasses
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -36,7 +37,8 @@ from tests import keyspace, servers
 
 KEYSPACE = "agents"
 KEYS = names.Keys(KEYSPACE)
-T0 = 1_795_435_200_000
+T0 = int(time.time() * 1000)
+"""What is on its way expires by Redis' own clock, and what comes late counts otherwise."""
 IMAGE_I, IMAGE_J, IMAGE_K = (names.fingerprint(each) for each in "ijk")
 SERVER_1, SERVER_2 = "a3e5a1e8-0d1d-4a4d-8d5f-0d3f4c1f0a01", "a3e5a1e8-0d1d-4a4d-8d5f-0d3f4c1f0a02"
 

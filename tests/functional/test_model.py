@@ -62,7 +62,8 @@ EXAMPLES = int(os.environ.get("EXAMPLES") or 0) // PARTS
 SOME = 150
 SEED = int(os.environ.get("SEED") or 0)
 STEPS = 40
-T0 = 1_795_435_200_000
+T0 = 4_000_000_000_000
+"""Where histories begin: far ahead of Redis' own clock, by which nothing must expire here."""
 CONSUMERS = 2
 KEYS = names.Keys("bus_cache")
 PUBLIC = KEYS.image("")
