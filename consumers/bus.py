@@ -30,7 +30,7 @@ from oslo_log import log as logging
 from bus_cache import protocol
 from bus_cache.conf import consumer
 from bus_cache.conf.text import one_line
-from consumers import events
+from consumers import events, frames
 from consumers import transport as transports
 from consumers.transport import Transport
 
@@ -237,10 +237,12 @@ class Bus:
 
     def drain(self, timeout: float) -> bool:
         """Handle what the broker sends next; False where it sends nothing for ``timeout``
-        seconds.
+        seconds. 0: handle only what is here already.
         """
         with self._errors():
             assert self._connection is not None
+            if not timeout and self._connection.transport_cls is not frames.Transport:
+                timeout = 0.001  # py-amqp's own reading spins where 0 finds half a frame
             try:
                 self._connection.drain_events(timeout=timeout)
             except TimeoutError:
@@ -700,6 +702,8 @@ def connect(
             },
         }
     connection = Connection(url, **options)
+    if not url.startswith("memory:"):
+        connection.transport_cls = frames.transport() or connection.transport_cls
     try:
         connection.ensure_connection(
             max_retries=1, interval_start=0, interval_step=0, reraise_as_library_errors=False
