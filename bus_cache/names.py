@@ -49,21 +49,24 @@ class Keys:
                                       evidence that this host holds the image; where it came late,
                                       when, else false; and where it does not touch a file that is
                                       there, the stamp of the newest that does
-    ``hosts``                 ZSET    host -> stamp in ms of the newest evidence that it gave
+    ``hosts``                 ZSET    host -> stamp in ms of the newest evidence about it; not of
+                                      hosts whose agent decides, but where Nova's is the newest
     ``agent:<host>``          HASH    raw fingerprint -> '' (it was in the agent's last snapshot) or
                                       msgpack [epoch, sequence, held, stamp in ms] (what the agent
                                       said later). While the agent reports, it decides the public
                                       sets, and ``host:<host>`` holds what Nova said since
     ``agents``                HASH    host -> msgpack [epoch, sequence up to which nothing is
-                                      missing, epoch and sequence of the last snapshot, stamp in ms
+                                      missing, epoch (false: the same) and sequence of the last
+                                      snapshot, stamp in ms
                                       of the newest word, whether it decides, bus, sequences
-                                      beyond a gap]
-    ``heard``, ``silent``     ZSET    host -> ms by the consumers' clocks when its agent was last
-                                      heard; silent: it said goodbye, or is thought dead
+                                      beyond a gap, ms by the consumers' clocks when it was heard]
+    ``silent``                ZSET    host -> ms when its agent was last heard, of those that said
+                                      goodbye, or are thought dead
     ``gaps``                  ZSET    host -> ms since when a part of its agent's words is missing,
                                       or when the agent is asked again
     ``listening``             HASH    bus -> ms when agents were last told that somebody reads;
-                                      ``server`` -> run_id of the Redis that it was on then
+                                      ``server`` -> run_id of the Redis that it was on then;
+                                      ``look:<bus>`` -> where the next look for silent agents begins
     ``coming:<fingerprint>``  ZSET    host -> ms until which the image is on its way, at the most
     ``uses:<host>``           HASH    raw server id -> msgpack [stamp in ms, raw fingerprint, ...]:
                                       since when the server used which images there, or, empty, that

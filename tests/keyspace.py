@@ -12,7 +12,7 @@ from bus_cache import names
 from consumers import ageing
 
 #: Keys of which there is one, and which no test compares.
-ALONE = ("ageing", "full", "gaps", "heard", "listening", "services", "silent")
+ALONE = ("ageing", "full", "gaps", "listening", "services", "silent")
 
 
 def sets(client: redis.Redis, keyspace: str = "bus_cache") -> dict[str, set[str]]:
@@ -31,6 +31,7 @@ def everything(client: redis.Redis, keyspace: str = "bus_cache") -> dict[str, An
     found: dict[str, Any] = {"images": {}, "hosts": {}, "gone": set(), "sets": sets(client)}
     found |= {"agents": {}, "uses": {}, "coming": {}}
     managed: set[str] = set()
+    found["heard"] = set()
     for key in client.scan_iter(match=keys.prefix + "*", count=1000):
         name = key.decode().removeprefix(keys.prefix)
         kind, _, rest = name.partition(":")
@@ -42,7 +43,7 @@ def everything(client: redis.Redis, keyspace: str = "bus_cache") -> dict[str, An
                 assert not image_id or names.fingerprint(image_id) == raw.hex()
                 found["images"][image_id] = size or None
         elif name == "hosts":
-            found["heard"] = {member.decode() for member in client.zrange(key, 0, -1)}
+            found["heard"] |= {member.decode() for member in client.zrange(key, 0, -1)}
         elif kind == "host":
             found["hosts"][rest] = {raw.hex() for raw in client.hgetall(key)}
         elif kind == "gone":
@@ -53,6 +54,7 @@ def everything(client: redis.Redis, keyspace: str = "bus_cache") -> dict[str, An
                 host.decode(): msgpack.unpackb(row) for host, row in client.hgetall(key).items()
             }
             managed = {host for host, row in records.items() if row[5]}
+            found["heard"] |= set(records)
         elif kind == "agent":
             rows = {
                 raw.hex(): value and msgpack.unpackb(value)

@@ -98,13 +98,15 @@ class Counts(NamedTuple):
 
 
 class _Agent(NamedTuple):
-    """What is known of a host's agent: whether it decides, and the stamp of its newest word."""
+    """What is known of a host's agent: whether it decides, the stamp of its newest word, and when
+    it was last heard."""
 
     decides: bool
     stamp: int | None
+    heard: Any
 
 
-_NO_AGENT = _Agent(False, None)
+_NO_AGENT = _Agent(False, None, None)
 
 
 class Listing:
@@ -185,6 +187,8 @@ class Listing:
         """Yield every host that is known, in no order."""
         for page in _pages(self._pairs("zscan_iter", self._keys.hosts), PAGE):
             yield from self._host_rows([(self._host_name(host), score) for host, score in page])
+        for agents in _pages(self._agents_alone(), PAGE):
+            yield from self._host_rows([(self._host_name(host), None) for host, _ in agents])
 
     def host(self, host: str) -> HostRow | None:
         """Return one host; None where nothing is known of it."""
@@ -245,8 +249,12 @@ class Listing:
             held += row.hosts > 0
             memberships += row.hosts
         by_agent = 0
+        stamps = []
         for host, value in self._pairs("hscan_iter", self._keys.agents):
-            by_agent += self._agent(value, _printable(host)).decides
+            agent = self._agent(value, _printable(host))
+            by_agent += agent.decides
+            stamps.append(agent.stamp)
+        alone = sum(1 for _ in self._agents_alone())
         full = sorted(
             (_printable(name)[:60], int(value))
             for name, value in self._pairs("hscan_iter", self._keys.prefix + "full")
@@ -261,13 +269,15 @@ class Listing:
                 ("zcard", self._keys.prefix + "gaps"),
             ]
         )
+        if newest:
+            stamps.append(self._stamp(newest[0][1], "the newest stamp of all hosts"))
         return Counts(
             None if schema is None else _schema(schema),
             images,
             held,
-            hosts or 0,
+            (hosts or 0) + alone,
             memberships,
-            self._stamp(newest[0][1], "the newest stamp of all hosts") if newest else None,
+            max((each for each in stamps if each is not None), default=None),
             by_agent,
             silent or 0,
             gaps or 0,
@@ -294,35 +304,29 @@ class Listing:
         values = self._ask(("hget", self._keys.agents, host) for host in hosts)
         return [self._agent(value, host) for host, value in zip(hosts, values, strict=True)]
 
+    def _agents_alone(self) -> Iterator[tuple[bytes, Any]]:
+        """Yield the records of agents whose hosts are not in ``hosts``: nothing is newer."""
+        for page in _pages(self._pairs("hscan_iter", self._keys.agents), PAGE):
+            scores = self._ask(("zscore", self._keys.hosts, host) for host, _ in page)
+            for pair, score in zip(page, scores, strict=True):
+                if score is None:
+                    yield pair
+
     def _host_rows(self, page: Sequence[tuple[str, float | None]]) -> Iterator[HostRow]:
         """Yield a page of hosts, given with their scores in ``hosts``, in two round trips."""
         agents = self._agents([host for host, _ in page])
-        prefix = self._keys.prefix
         answers = self._ask(
-            command
+            ("hvals", self._keys.agent(host)) if agent.decides else ("hlen", self._keys.host(host))
             for (host, _), agent in zip(page, agents, strict=True)
-            for command in (
-                ("hvals", self._keys.agent(host))
-                if agent.decides
-                else ("hlen", self._keys.host(host)),
-                ("zscore", prefix + "heard", host),
-                ("zscore", prefix + "silent", host),
-            )
         )
-        for (host, score), agent, held, *times in zip(
-            page, agents, answers[::3], answers[1::3], answers[2::3], strict=True
-        ):
+        for (host, score), agent, held in zip(page, agents, answers, strict=True):
             images = held or 0
             if agent.decides:
                 images = sum(self._is_there(row, host, "an image") for row in held or ())
-            last = max((each for each in times if each is not None), default=None)
-            yield HostRow(
-                host,
-                images,
-                self._stamp(score, f"the newest stamp of {host}"),
-                agent.decides,
-                self._stamp(last, f"when the agent of {host} was last heard"),
-            )
+            stamps = (self._stamp(score, f"the newest stamp of {host}"), agent.stamp)
+            newest = max((each for each in stamps if each is not None), default=None)
+            heard = self._stamp(agent.heard, f"when the agent of {host} was last heard")
+            yield HostRow(host, images, newest, agent.decides, heard)
 
     def _servers(self, host: str) -> int:
         """Count the servers that use an image on a host.
@@ -437,7 +441,8 @@ class Listing:
         if record is None or type(record[5]) is not bool:
             self._complain(f"what is known of the agent of {host} can't be read")
             return _NO_AGENT
-        return _Agent(record[5], self._stamp(record[4], f"the newest stamp of {host}'s agent"))
+        stamp = self._stamp(record[4], f"the newest stamp of {host}'s agent")
+        return _Agent(record[5], stamp, record[8] if len(record) > 8 else stamp)
 
     def _is_there(self, value: bytes, host: str, image: str) -> bool:
         """Tell whether a host's agent said that the image is there."""

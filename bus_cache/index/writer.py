@@ -62,10 +62,9 @@ SCRIPTS = (
     "forget_images",
     "ageing",
     "age",
-    "attend",
     "unwant",
 )
-AGENT_SCRIPTS = ("snapshot", "statements", "fall_back")
+AGENT_SCRIPTS = ("snapshot", "statements", "fall_back", "attend")
 
 BATCH = 200
 """Statements in one script call: about a millisecond of Redis' time."""
@@ -498,8 +497,13 @@ class Writer:
     def hosts(self) -> Iterator[str]:
         """Yield the hosts that the index knows; :class:`Unavailable` where Redis is away."""
         with self._unavailable():
+            seen = set()
             for member, _ in self._client.zscan_iter(self._keys.hosts, count=1000):
+                seen.add(member)
                 yield member.decode(errors="replace")
+            for member, _ in self._client.hscan_iter(self._keys.agents, count=1000):
+                if member not in seen:
+                    yield member.decode(errors="replace")
 
     @contextlib.contextmanager
     def _unavailable(self) -> Iterator[None]:
@@ -660,7 +664,7 @@ def _numbers(value: bytes) -> tuple[int, ...] | None:
 
 def _is_managed(value: bytes) -> bool:
     row = _list(value)
-    return len(row) == 8 and row[5] is True
+    return len(row) >= 8 and row[5] is True
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

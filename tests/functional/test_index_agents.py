@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgpack
 import pytest
 import redis
 from hypothesis import HealthCheck, example, given, settings
@@ -212,6 +213,45 @@ def test_an_agent_that_says_nothing(writer: Writer, raw: redis.Redis, switches: 
     assert sets(raw) == {IMAGE_I: {"h"}}
     apply(writer, snapshot("h", 1, 3, 50, IMAGE_J))
     assert sets(raw) == {IMAGE_J: {"h"}}
+
+
+def test_among_many_agents_the_silent_ones_are_found(writer: Writer, raw: redis.Redis) -> None:
+    """A call looks at some hundreds of them, and the next one goes on from there."""
+    hosts = {f"h{number}" for number in range(1500)}
+    apply(writer, *(snapshot(host, 1, 0, 10, IMAGE_I) for host in hosts))
+    long_ago = int(time.time() * 1000) - 50_000
+    quiet = {f"h{number}" for number in range(0, 1500, 100)}
+    for host in quiet:
+        row = msgpack.unpackb(raw.hget(KEYS.agents, host))
+        raw.hset(KEYS.agents, host, msgpack.packb([*row[:8], long_ago], use_bin_type=False))
+    # one that a clock was ahead of: it counts from now on
+    row = msgpack.unpackb(raw.hget(KEYS.agents, "h1"))
+    ahead = int(time.time() * 1000) + 10**9
+    raw.hset(KEYS.agents, "h1", msgpack.packb([*row[:8], ahead], use_bin_type=False))
+    times: dict[str, Any] = {"gap_grace": 5, "ask_again": 10, "tell": 1000, "lost": None}
+    found: list[str] = []
+    for _ in range(6):
+        found += writer.attend(silent=20, **times).silent
+    assert set(found) == quiet
+    assert msgpack.unpackb(raw.hget(KEYS.agents, "h1"))[8] < ahead
+    for host in quiet:
+        assert writer.fall_back(host, 20)
+    assert not any(writer.attend(silent=20, **times).silent for _ in range(6))
+    assert writer.agent_managed() == hosts - quiet
+
+
+def test_who_holds_what_is_known_by_its_agents_word_alone(writer: Writer, raw: redis.Redis) -> None:
+    """Nova's word is beside it only while it is newer."""
+    apply(writer, held("h", "i", 5), snapshot("h", 1, 0, 10, IMAGE_I), held("h", "j", 9))
+    assert raw.zscore(KEYS.hosts, "h") is None
+    assert list(writer.hosts()) == ["h"]
+    apply(writer, held("h", "j", 20))
+    assert raw.zscore(KEYS.hosts, "h") == T0 + 20
+    assert list(writer.hosts()) == ["h"]
+    apply(writer, said("h", 1, 1, 30, IMAGE_J))
+    assert raw.zscore(KEYS.hosts, "h") is None
+    assert writer.fall_back("h", silent=-1)
+    assert raw.zscore(KEYS.hosts, "h") == T0 + 30
 
 
 def test_a_deleted_service_takes_its_agent_along(writer: Writer, raw: redis.Redis) -> None:

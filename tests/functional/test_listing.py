@@ -267,7 +267,7 @@ def test_round_trips_are_per_page(client: connect.Client, monkeypatch: pytest.Mo
     monkeypatch.setattr(Listing, "_ask", counting)
     assert {(row.images, row.by_agent) for row in rows.hosts()} == {(1, True)}
     assert len(list(rows.holders(fingerprint))) == PAGE + 1
-    assert len(asked) == 2 * 2 + 2 * 2  # for each of two pages
+    assert len(asked) == 2 * 3 + 2 * 2  # for each of two pages
 
 
 def test_the_server_is_named(client: connect.Client) -> None:

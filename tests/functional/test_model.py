@@ -718,7 +718,7 @@ class Cloud(RuleBasedStateMachine):
                 managed = {host.decode() for host, row in agents if msgpack.unpackb(row)[5]}
             elif name == "hosts":
                 heard = {host.decode() for host in value[::2]}
-            elif name in ("heard", "silent", "gaps"):
+            elif name in ("silent", "gaps"):
                 watched |= {host.decode() for host in value[::2]}
             elif name == "coming":
                 assert ttl >= 0
@@ -752,7 +752,7 @@ class Cloud(RuleBasedStateMachine):
         assert set(sets) | record | managed <= set(HOSTS)
         assert watched | kept <= record
         # who holds something is known, so that it is compared and forgotten
-        assert set(sets) <= heard
+        assert set(sets) <= heard | managed
         half = {word.host for word in self.half_written() if isinstance(word, model.Word)}
         half |= {word.host for word in self.arrived.maybe if isinstance(word, model.Word)}
         half |= {f.host for f in self.half_written() if isinstance(f, model.HostGone)}

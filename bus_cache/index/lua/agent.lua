@@ -10,7 +10,8 @@ end
 
 local function save(host, r)
   redis.call('HSET', prefix .. 'agents', host, cmsgpack.pack(
-    {r.epoch, r.sequence, r.floor_epoch, r.floor, r.stamp, r.managed, r.bus, r.ahead}))
+    {r.epoch, r.sequence, r.floor_epoch ~= r.epoch and r.floor_epoch, r.floor, r.stamp, r.managed, r.bus,
+      r.ahead, r.heard}))
 end
 
 -- note that a message came; a gap in the sequence is opened or closed
@@ -34,7 +35,7 @@ local function heard(host, r, epoch, sequence, is_snapshot, now)
       r.ahead = ahead
     end
     gap = #r.ahead > 0 or r.floor_epoch < r.epoch
-    redis.call('ZADD', prefix .. 'heard', now, host)
+    r.heard = now
     redis.call('ZREM', prefix .. 'silent', host)
   end -- else late; or its clock was set back and its state is lost: it is asked, and told the epoch
   if not gap then
@@ -46,7 +47,14 @@ end
 
 local function fresh(bus)
   return {epoch = -1, sequence = -1, floor_epoch = -1, floor = -1, stamp = 0, managed = false,
-    bus = bus, ahead = {}}
+    bus = bus, ahead = {}, heard = 0}
+end
+
+-- While an agent decides, its own record tells when it spoke last: `hosts` has the host only where Nova's
+-- newest word is newer.
+local function heard_of_agent(host, r)
+  local known = tonumber(redis.call('ZSCORE', prefix .. 'hosts', host) or nil)
+  if known and known <= r.stamp then redis.call('ZREM', prefix .. 'hosts', host) end
 end
 
 -- an image that only agents know: so that it is listed
@@ -63,6 +71,7 @@ end
 local function infer(host, r, source)
   r.managed = false
   save(host, r) -- first: whatever somebody else's key does below
+  heard_of(host, r.stamp)
   local rows = redis.call('HGETALL', prefix .. 'agent:' .. host)
   local held = prefix .. 'host:' .. host
   local inventory = {}

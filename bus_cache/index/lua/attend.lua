@@ -1,10 +1,10 @@
 -- What is to be done about agents now, each by one consumer only.
 --
 --   <prefix>gaps       ZSET  host -> ms since a part of what its agent said is missing
---   <prefix>heard      ZSET  host -> ms when its agent was last heard, by the consumers' clocks
---   <prefix>silent     ZSET  host -> the same, of agents that are silent or said goodbye
---   <prefix>listening  HASH  bus -> ms when agents were last told that somebody reads; 'server' -> run_id
---   <prefix>agents     HASH  see names.Keys
+--   <prefix>silent     ZSET  host -> ms when its agent was last heard, of those that are silent or said goodbye
+--   <prefix>listening  HASH  bus -> ms when agents were last told that somebody reads; 'server' -> run_id;
+--                            'look:<bus>' -> HSCAN cursor of agents, where the next look for silent ones begins
+--   <prefix>agents     HASH  see names.Keys: also when each was last heard, by the consumers' clocks
 --   <prefix>services   HASH  host -> msgpack {stamp in ms, whether nova-compute is up}
 --   <prefix>hosts      ZSET  host -> stamp in ms of its newest evidence
 --   <prefix>gone:host:<host>  STRING  stamp in ms: its compute service was deleted
@@ -16,6 +16,7 @@
 -- ask, {host, ...} that are silent, {host, stamp, ...} of which nothing is left: as of when}.
 local bus, now, gaps, again, silent, silent_any, told, lost = unpack(cmsgpack.unpack(ARGV[2]))
 local most, look = tonumber(ARGV[3]), 10 * tonumber(ARGV[3])
+local AGENTS = 500 -- that one call looks at for silent ones, about a millisecond: 10,000 take 20 calls
 local function older(name, than)
   if than <= 0 then return {} end
   -- a score from a clock that was ahead would be believed until then
@@ -63,14 +64,26 @@ for _, host in ipairs(older('gaps', gaps)) do
   end
 end
 local dead = {}
-for _, host in ipairs(older('heard', silent)) do
-  local r = agent(host)
-  local at = tonumber(redis.call('ZSCORE', prefix .. 'heard', host))
-  if not r then
-    redis.call('ZREM', prefix .. 'heard', host)
-  elseif #dead < most and (r.bus == bus or at <= silent_any) then
-    table.insert(dead, host)
+if silent > 0 then
+  local place = 'look:' .. bus
+  local from = redis.call('HGET', prefix .. 'listening', place)
+  if not from or not string.match(from, '^%d+$') then from = '0' end
+  local page = redis.call('HSCAN', prefix .. 'agents', from, 'COUNT', AGENTS)
+  for i = 1, #page[2], 2 do
+    local host = page[2][i]
+    local r = record(page[2][i + 1])
+    if r and r.heard > now + 600000 then -- by a clock that was ahead: it would be believed until then
+      r.heard = now
+      save(host, r)
+    end
+    if r and #dead < most and r.heard <= silent and (r.bus == bus or r.heard <= silent_any)
+      and not redis.call('ZSCORE', prefix .. 'silent', host)
+    then
+      table.insert(dead, host)
+    end
   end
+  -- whom there was no room for is met in the next round
+  if page[1] ~= from then redis.call('HSET', prefix .. 'listening', place, page[1]) end
 end
 local vanished = {}
 for _, host in ipairs(older('silent', lost)) do

@@ -3,7 +3,7 @@
 --   <prefix>image:<hex>       SET     the hosts that hold the image (public)
 --   <prefix>host:<host>       HASH    raw fingerprint -> msgpack {stamp in ms, source, ...}, see names.Keys
 --   <prefix>hosts             ZSET    host -> stamp in ms of its newest evidence
---   <prefix>agents, agent:<host>, heard, silent, gaps, services, uses:<host>, ageing: see names.Keys
+--   <prefix>agents, agent:<host>, silent, gaps, services, uses:<host>, ageing: see names.Keys
 --   <prefix>gone:host:<host>  STRING  stamp in ms: what is older about this host no longer holds;
 --                                     expires, but where the host's agent spoke later
 -- ARGV[2]  host
@@ -33,7 +33,7 @@ if speaks and speaks.stamp < stamp then
   end
   redis.call('DEL', inventory)
   redis.call('HDEL', prefix .. 'agents', host)
-  for _, name in ipairs({'heard', 'silent', 'gaps'}) do redis.call('ZREM', prefix .. name, host) end
+  for _, name in ipairs({'silent', 'gaps'}) do redis.call('ZREM', prefix .. name, host) end
   -- what Nova said since counts
   local claims = redis.call('HGETALL', prefix .. 'host:' .. host)
   for i = 1, #claims, 2 do

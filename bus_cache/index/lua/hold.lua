@@ -35,7 +35,7 @@ for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
   redis.call('ZCARD', prefix .. 'coming:' .. fingerprint)
   redis.call('ZCARD', prefix .. 'hosts')
   local holds = not host_gone or stamp >= host_gone
-  holds = holds and has_room('hosts', 'ZCARD', prefix .. 'hosts', 'ZSCORE', host)
+  holds = holds and (managed or has_room('hosts', 'ZCARD', prefix .. 'hosts', 'ZSCORE', host))
   if holds and not image_gone and not known_better
     and (known or room('images_per_host', 'HLEN', prefix .. 'host:' .. host))
   then
@@ -59,7 +59,7 @@ for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
       coming(fingerprint, host, till)
     end
   end
-  if holds then heard_of(host, stamp) end
+  if holds and not (managed and stamp <= speaks.stamp) then heard_of(host, stamp) end
   local day = math.floor(stamp / 86400000)
   if not image_gone and (not image or image[1] == '' or image[3] < day)
     and (image or room('images', 'HLEN', prefix .. 'images'))

@@ -51,8 +51,9 @@ end
 
 -- what is known of a host's agent, as a table, or nil: see names.Keys. What can't be read counts as absent,
 -- so that its next snapshot mends it
-local function agent(host)
-  local row = unpacked(redis.call('HGET', prefix .. 'agents', host))
+local function record(value)
+  local row = unpacked(value)
+  if row[3] == false then row[3] = row[1] end
   for i = 1, 5 do
     if type(row[i]) ~= 'number' then return nil end
   end
@@ -61,7 +62,11 @@ local function agent(host)
     if type(each) ~= 'number' then return nil end
   end
   return {epoch = row[1], sequence = row[2], floor_epoch = row[3], floor = row[4], stamp = row[5],
-    managed = row[6], bus = row[7], ahead = row[8]}
+    managed = row[6], bus = row[7], ahead = row[8], heard = type(row[9]) == 'number' and row[9] or row[5]}
+end
+
+local function agent(host)
+  return record(redis.call('HGET', prefix .. 'agents', host))
 end
 
 -- whether an agent's row, as HGET answers it, says that the image is there

@@ -3,7 +3,7 @@
 --   <prefix>image:<hex>       SET     the hosts that hold the image (public)
 --   <prefix>agent:<host>      HASH    raw fingerprint -> '' or msgpack {epoch, sequence, held, stamp}
 --   <prefix>host:<host>       HASH    raw fingerprint -> msgpack {stamp in ms, source}
---   <prefix>agents, heard, silent, gaps, hosts, images, coming:<hex>: see names.Keys
+--   <prefix>agents, silent, gaps, hosts, images, coming:<hex>: see names.Keys
 --   <prefix>gone:host:<host>  STRING  stamp in ms: what is older about this host no longer holds
 -- ARGV[2]  msgpack {host, epoch, sequence, stamp in ms, leaving, bus, now in ms, source of what an agent
 --          that leaves held, ms until which images are on their way}
@@ -13,6 +13,7 @@
 -- Returns 'managed' or 'inferred' where the host's state changed by this, else ''.
 --
 -- It replaces what is not newer than itself: later statements that came before it stay.
+local MANY = 1000 -- Lua can hand over some thousand arguments
 local host, epoch, sequence, stamp, leaving, bus, now, source, till = unpack(cmsgpack.unpack(ARGV[2]))
 local gone = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
 if gone and stamp < gone then return '' end
@@ -41,18 +42,29 @@ for i = 1, #rows, 2 do
     kept[raw] = row
   end
 end
-local listed = {}
+local listed, new = {}, {}
 for i = 0, #ARGV[4] / 20 - 1 do
   local raw = string.sub(ARGV[4], i * 20 + 1, i * 20 + 20)
   if not kept[raw] then
     local image = string.sub(ARGV[3], i * 40 + 1, i * 40 + 40)
     listed[raw] = true
     lenient('SADD', prefix .. 'image:' .. image, host)
-    if known[raw] ~= '' then
-      redis.call('HSET', inventory, raw, '')
-      lenient('ZREM', prefix .. 'coming:' .. image, host)
-      known_image(raw, stamp)
-    end
+    if known[raw] ~= '' then table.insert(new, {raw, prefix .. 'coming:' .. image}) end
+  end
+end
+for first = 1, #new, MANY do -- many at once: a call from Lua costs as much as what it does
+  local raws, entries, comings = {}, {}, {}
+  for i = first, math.min(first + MANY - 1, #new) do
+    local at = i - first + 1
+    raws[at], comings[at] = new[i][1], new[i][2]
+    entries[2 * at - 1], entries[2 * at] = new[i][1], ''
+  end
+  redis.call('HSET', inventory, unpack(entries))
+  if redis.call('EXISTS', unpack(comings)) > 0 then
+    for _, key in ipairs(comings) do lenient('ZREM', key, host) end
+  end
+  for at, description in ipairs(redis.call('HMGET', prefix .. 'images', unpack(raws))) do
+    if not description then known_image(raws[at], stamp) end
   end
 end
 for raw, _ in pairs(known) do
@@ -75,13 +87,12 @@ end
 for i = 0, #ARGV[5] / 40 - 1 do
   pcall(coming, string.sub(ARGV[5], i * 40 + 1, i * 40 + 40), host, till)
 end
-heard_of(host, stamp)
 r.managed = true
-redis.call('ZADD', prefix .. 'heard', now, host) -- also where a later epoch was heard of already
+r.heard = now -- also where a later epoch was heard of already
+heard_of_agent(host, r)
 redis.call('ZREM', prefix .. 'silent', host)
 if leaving and #r.ahead == 0 then
   infer(host, r, source)
-  redis.call('ZREM', prefix .. 'heard', host)
   redis.call('ZREM', prefix .. 'gaps', host)
   redis.call('ZADD', prefix .. 'silent', now, host)
 else

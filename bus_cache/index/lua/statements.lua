@@ -3,7 +3,7 @@
 --   <prefix>image:<hex>       SET     the hosts that hold the image (public)
 --   <prefix>agent:<host>      HASH    raw fingerprint -> '' or msgpack {epoch, sequence, held, stamp}
 --   <prefix>host:<host>       HASH    raw fingerprint -> msgpack {stamp in ms, source}
---   <prefix>agents, heard, silent, gaps, hosts, images, coming:<hex>: see names.Keys
+--   <prefix>agents, silent, gaps, hosts, images, coming:<hex>: see names.Keys
 --   <prefix>gone:host:<host>  STRING  stamp in ms: what is older about this host no longer holds
 --   <prefix>gone:image:<hex>  STRING  present: the image was deleted
 -- ARGV[2]  msgpack list of {host, epoch, sequence, stamp in ms, hex fingerprint, raw fingerprint, said}
@@ -36,7 +36,7 @@ for _, statement in ipairs(cmsgpack.unpack(ARGV[2])) do
     if newer(epoch, sequence, known_epoch, known) then
       r.bus = bus
       r.stamp = math.max(r.stamp, stamp)
-      heard_of(host, stamp)
+      if r.managed then heard_of_agent(host, r) else heard_of(host, stamp) end
       if said == 2 then
         if redis.call('SISMEMBER', set, host) == 0 then coming(image, host, till) end
       else
