@@ -19,7 +19,7 @@ REPEAT ?= 2
 EXAMPLES ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz coverage test-nova-releases check format lab-test lab-churn chaos bench latency agent-bench model simulate simulate-small clean
+.PHONY: help demo test fuzz coverage test-nova-releases check format lab-test lab-churn chaos bench load latency agent-bench model simulate simulate-small clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -66,6 +66,9 @@ chaos: $(VENV)/.test servers  ## faults of every kind against real processes, RE
 
 bench: $(VENV)/.test servers  ## what the parts cost, each beside its peer, in one table and build/bench.json; ARGS="--quick", "--only weigher"
 	@$(BIN)/python -W ignore -m tests.bench $(ARGS)
+
+load: $(VENV)/.test $(VENV)/.simulate servers  ## a cloud of 100 to 50,000 hosts on a real bus and Redis: what each message costs, and how much memory
+	$(BIN)/python -W ignore -m tests.bench.load --plot docs/scaling $(ARGS)
 
 latency: $(VENV)/.test servers  ## how long from a notification's publication to the changed set
 	$(BIN)/python -m tools.latency $(ARGS)

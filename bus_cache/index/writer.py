@@ -66,8 +66,8 @@ SCRIPTS = (
 )
 AGENT_SCRIPTS = ("snapshot", "statements", "fall_back", "attend")
 
-BATCH = 200
-"""Statements in one script call: about a millisecond of Redis' time."""
+BATCH = 100
+"""Statements in one script call: some 2 ms of Redis' time."""
 
 HOSTS_PER_CALL = 1000
 """Hosts that one script call takes out of a deleted image's set."""

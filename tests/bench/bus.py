@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from kombu.connection import Connection
 
 from bus_cache import names
-from tests import program, publisher, servers
+from tests import keyspace, program, publisher, servers
 from tests.bench import peer
 from tests.bench.row import Row, beside
 from tests.bench.size import Size
@@ -97,7 +97,10 @@ class Scene:
         """Declare each queue by running its reader once: each has its own properties."""
         self.rabbit, self.redis, self.folder = rabbit, redis, folder
         self.config = folder / "bus_cache.conf"
-        self.config.write_text(program.configuration(rabbit.url, redis.url))
+        # a backlog of 200,000 messages is larger than what the broker would keep by default
+        self.config.write_text(
+            program.configuration(rabbit.url, redis.url, f"queue_max_bytes = {2**31}\n")
+        )
         self.bodies = Bodies()
         self._connection = Connection(rabbit.amqp_url)
         self._channel = self._connection.channel()
@@ -114,9 +117,9 @@ class Scene:
         self._connection.release()
 
     @contextlib.contextmanager
-    def running(self, name: str) -> Iterator[servers.Process]:
-        """Run one of the readers from when it reads."""
-        log = self.folder / f"{name}.log"
+    def running(self, name: str, number: int = 0) -> Iterator[servers.Process]:
+        """Run one of the readers from when it reads; more of one kind by their numbers."""
+        log = self.folder / f"{name}-{number}.log"
         log.unlink(missing_ok=True)
         command = [sys.executable, "-W", "ignore"]
         if name == "ours":  # of this tree, not what is installed
@@ -138,9 +141,17 @@ class Scene:
             bind(queue, *ROUTE)
 
     def depth(self, name: str) -> int:
-        """Return how many messages wait that were not handed out."""
-        found: int = self._channel.queue_declare(QUEUES[name], passive=True).message_count
+        """Return how many messages wait in a reader's queue that were not handed out."""
+        return self.waiting(QUEUES[name])
+
+    def waiting(self, queue: str) -> int:
+        """Return how many messages wait in a queue that were not handed out."""
+        found: int = self._channel.queue_declare(queue, passive=True).message_count
         return found
+
+    def channel(self) -> Any:
+        """Return a channel of its own: when it is closed, the broker has all."""
+        return self._connection.channel()
 
     def publish(self, bodies: Iterator[tuple[bytes, str]], count: int) -> None:
         """Put messages into all bound queues, at full speed."""
@@ -159,25 +170,31 @@ class Scene:
         )
         self._channel.basic_publish(message, *ROUTE)
 
-    def drain(self, name: str) -> Drained:
-        """Let a reader empty its queue; take the part between its start and its end."""
+    def drain(self, name: str, readers: int = 1) -> Drained:
+        """Let a reader, or several, empty its queue; take the part between start and end."""
         whole = self.depth(name)
         samples: list[tuple[int, float, float]] = []
-        with self.running(name) as process:
-            pids = _session(process.pid)
+        with contextlib.ExitStack() as stack:
+            processes = [stack.enter_context(self.running(name, n)) for n in range(readers)]
+            pids = [pid for process in processes for pid in session(process.pid)]
             limit = time.monotonic() + 300
             while (depth := self.depth(name)) and time.monotonic() < limit:
-                samples.append((depth, time.monotonic(), sum(map(_processor_seconds, pids))))
+                samples.append((depth, time.monotonic(), sum(map(processor_seconds, pids))))
                 time.sleep(0.05)
-            resident = max(map(_most_resident, pids))
+            resident = max(map(most_resident, pids))
         inner = [each for each in samples if each[0] < 0.92 * whole]
         assert len(inner) > 3, f"{name} drained {whole} messages too fast to see: {samples}"
         (left, began, used), (rest, ended, used_then) = inner[0], inner[-1]
         count = left - rest
         return Drained(count / (ended - began), 1e6 * (used_then - used) / count, resident)
 
+    def handled(self, readers: int) -> int:
+        """Return how many messages our last so many consumers received, by what they say."""
+        logs = [(self.folder / f"ours-{number}.log").read_text() for number in range(readers)]
+        return sum(int(re.findall(r"in all received (\d+)", log)[-1]) for log in logs)
 
-def _session(leader: int) -> list[int]:
+
+def session(leader: int) -> list[int]:
     """Return the processes of a session; cotyledon forks its worker."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -187,18 +204,18 @@ def _session(leader: int) -> list[int]:
     return found
 
 
-def _processor_seconds(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _most_resident(pid: int) -> float:
+def most_resident(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
 
 
 @contextlib.contextmanager
-def _scene() -> Iterator[Scene]:
+def on_servers() -> Iterator[Scene]:
     with (
         tempfile.TemporaryDirectory(prefix="bus-cache-bench-") as folder,
         servers.RabbitMQ() as rabbit,
@@ -211,7 +228,7 @@ def _scene() -> Iterator[Scene]:
             scene.close()
 
 
-def _images(prefix: str, different: int) -> Iterator[str]:
+def images(prefix: str, different: int) -> Iterator[str]:
     return (f"{prefix}-{number % different}" for number in itertools.count())
 
 
@@ -222,11 +239,11 @@ def _pairs(what: str, *found: list[Drained]) -> list[list[float]]:
 
 def rows(size: Size) -> Iterator[Row]:
     """Measure backlogs of both kinds, then a long one."""
-    with _scene() as scene:
+    with on_servers() as scene:
         for share, goal in ((0.05, 1 / 7), (1.0, 1 / 5)):
             found: dict[str, list[Drained]] = {name: [] for name in QUEUES}
             for number in range(size.bus_rounds):
-                bodies = scene.bodies.stream(share, _images(f"{share}-{number}", 200))
+                bodies = scene.bodies.stream(share, images(f"{share}-{number}", 200))
                 scene.publish(bodies, size.messages)
                 for name in QUEUES:
                     found[name].append(scene.drain(name))
@@ -258,7 +275,9 @@ def rows(size: Size) -> Iterator[Row]:
                 None,
             )
         scene.route_to("ours")
-        scene.publish(scene.bodies.stream(0.05, _images("backlog", 1000)), size.backlog)
+        yield from _two(scene, size)
+        scene.publish(scene.bodies.stream(0.05, images("backlog", 1000)), size.backlog)
+        assert scene.depth("ours") == size.backlog, "the broker did not keep the backlog"
         drained = scene.drain("ours")
         yield Row(
             f"backlog of {size.backlog:,} messages: most resident memory",
@@ -278,9 +297,40 @@ def rows(size: Size) -> Iterator[Row]:
         )
 
 
+def _two(scene: Scene, size: Size) -> Iterator[Row]:
+    """Measure two consumers on one queue against one: the same messages, the same sets."""
+    rates, wrong, twice = [], 0, 0
+    for number in range(size.bus_rounds):
+        bodies = list(
+            itertools.islice(scene.bodies.stream(0.05, images("two", 200)), size.messages)
+        )
+        rate, sets = {}, {}
+        for readers in (1, 2) if number % 2 else (2, 1):
+            with scene.redis.client() as client:
+                client.flushall()
+                scene.publish(iter(bodies), len(bodies))
+                rate[readers] = scene.drain("ours", readers).rate
+                sets[readers] = keyspace.sets(client)
+            twice += abs(scene.handled(readers) - len(bodies))
+        rates.append((rate[2], rate[1]))
+        wrong += sum(len(sets[1].get(k, set()) ^ sets[2].get(k, set())) for k in sets[1] | sets[2])
+    yield Row(
+        "two consumers on one queue: messages lost or handled twice",
+        twice,
+        None,
+        "",
+        0,
+        bounds="ours",
+    )
+    yield Row(
+        "  entries of sets that differ from one consumer's", wrong, None, "", 0, bounds="ours"
+    )
+    yield beside("  their rate, 5 % relevant, against one consumer", rates, "1/s", None)
+
+
 def latency(size: Size, rate: float = 1000.0, share: float = 0.05) -> Iterator[Row]:
     """Measure from publication to the changed set, paced; one reader after the other."""
-    with _scene() as scene:
+    with on_servers() as scene:
         took: dict[str, list[list[float]]] = {"ours": [], "oslo": []}
         for number in range(size.bus_rounds):
             for name, found in took.items():

@@ -7,9 +7,10 @@ import json
 
 import pytest
 
-from bus_cache.index.changes import Held
+from bus_cache import protocol
+from bus_cache.index.changes import AgentSnapshot, AgentStatement, Held, Said
 from consumers import events, evidence
-from tests.bench import bus
+from tests.bench import bus, load
 from tests.bench.row import Row, alternate, beside
 
 
@@ -54,3 +55,23 @@ def test_bodies_are_as_long_relevant_and_different_as_is_said() -> None:
     said = [evidence.read(events.decode(body, 2**42)) for body in told]
     held = [each for changes in said for each in changes if isinstance(each, Held)]
     assert [each.image_id for each in held] == [f"image-{n}" for n in range(10)]
+
+
+def test_a_played_clouds_words_are_understood() -> None:
+    cloud = load.Cloud(30)
+    now = cloud.epoch + 1000
+    said = [events.decode(body, now) for body in cloud.snapshots()]
+    said += [events.decode(body, now) for body in cloud.fetched(cloud.images[7], ["a", "b"])]
+    read = [
+        protocol.read(each.event_type, each.publisher_id, each.stamp, each.data, now=now)
+        for each in said
+    ]
+    snapshots = [each for each in read if isinstance(each, AgentSnapshot)]
+    assert {each.host: sorted(each.fingerprints) for each in snapshots} == cloud.caches
+    assert sum(len(each.fingerprints) for each in snapshots) == cloud.pairs
+    single = [each for each in read if isinstance(each, AgentStatement)]
+    assert [each.said for each in single] == 2 * [Said.FETCHING, Said.STORED]
+    # some images are everywhere, most of them nearly nowhere
+    held = sorted(sum(image in cache for cache in cloud.caches.values()) for image in cloud.images)
+    assert held[-1] > 20
+    assert held[1000] <= 1
