@@ -29,10 +29,6 @@ LOG = logging.getLogger(__name__)
 LINGER = 0.02
 """Seconds that a change may wait for others to share its round trip, while more is here already."""
 
-APART = 0.005
-"""Seconds between two writes while little comes: what comes right after a write waits for others,
-what comes later is written at once. So a trickle is not held up, and a storm shares its calls."""
-
 PATIENCE = 60.0
 """Seconds without Redis after which messages go back to the queue and consuming stops. RabbitMQ
 closes a channel on which a message stays unacknowledged for 30 minutes."""
@@ -141,7 +137,6 @@ class Consumer:
         self._caught_up = False
         self._first = 0.0
         self._oldest = 0.0
-        self._written = 0.0
         self._redis = _State(f"Redis (for {self._bus})")
         self._broker = _State(str(self._bus))
         self._complaints = Limit(COMPLAINTS)
@@ -196,10 +191,9 @@ class Consumer:
     def _read(self) -> None:
         beat = time.monotonic()
         while not self._stop.is_set():
-            wait = 0.5
-            if self._changes and not self._redis.is_down:
-                wait = max(0.0, self._written + APART - time.monotonic())
-            got = self._bus.drain(wait)
+            # With something in hand, look only whether more is here already. In a storm it is: what
+            # comes while a batch is written makes the next one.
+            got = self._bus.drain(0.0 if self._changes and not self._redis.is_down else 0.5)
             now = time.monotonic()
             if not got or self._is_due(now):
                 self._flush(now)
@@ -232,7 +226,6 @@ class Consumer:
         try:
             if self._changes:
                 self._write()
-                self._written = time.monotonic()
             elif not self._redis.is_up:
                 self._writer.probe()
         except (Unavailable, SchemaError) as error:
