@@ -23,7 +23,7 @@ def rows() -> list[list[str]]:
     return [
         [cell.strip() for cell in line.strip("|").split(" | ")]
         for line in lines
-        if not line.startswith(("| what |", "| --- |"))
+        if not line.startswith(("| what |", "| --- |")) and line.count(" | ") != 2  # of memory
     ]
 
 
