@@ -10,8 +10,11 @@ from typing import Any
 
 from tests import servers
 
+PATIENCE = 120.0
+"""Seconds: what is waited for comes within one or two, but on a machine that does much else."""
 
-def wait_for(check: Callable[[], Any], seconds: float = 30.0) -> Any:
+
+def wait_for(check: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """Return the first true answer of a check; fail where there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -58,7 +61,7 @@ class Program:
             return []
         return [line for line in self.log.read_text().splitlines() if text in line]
 
-    def said(self, text: str, times: int = 1, seconds: float = 30.0) -> list[str]:
+    def said(self, text: str, times: int = 1, seconds: float = PATIENCE) -> list[str]:
         """Wait until the log contains a text (so many times)."""
         return wait_for(lambda: lines if len(lines := self.lines(text)) >= times else None, seconds)
 

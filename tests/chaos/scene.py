@@ -295,6 +295,8 @@ class Scene:
             any(_touches(about, pair) for about in message for pair in left)
             for message in (self.account.kept if left else ())
         )
+        if not converged:
+            self.notes.append("not right in time")
         return {
             "sent": self.account.sent,
             "relevant": self.account.relevant,
@@ -307,7 +309,6 @@ class Scene:
             "by_hand": 0,
             "rss_mb": self.rss_mb,
             "per_minute": round(per_minute),
-            "in_time": converged,
             "notes": self.notes + [f"{pair.host} {pair.image}" for pair in sorted(left)[:5]],
         }
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tests.chaos.weigher
 
 COUNTS = ("sent", "relevant", "dropped", "applied", "lost", "wrong", "by_hand")
-LARGEST = ("longest_wrong_s", "converged_s", "rss_mb", "per_minute", "seconds")
+LARGEST = ("longest_wrong_s", "converged_s", "rss_mb", "seconds", "load")
 COLUMNS = (
     "fault",
     "runs",
@@ -24,30 +24,48 @@ COLUMNS = (
 
 
 def row(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the sums of some runs; of times and memory the largest."""
-    found: dict[str, Any] = {"fault": name, "runs": len(runs)}
+    """Return the sums of some runs; of times and memory the largest, of rates the smallest.
+
+    A run that says nothing is no run: it is only counted, as ``not_tested``. ``each`` has all.
+    """
+    told = [run for run in runs if not run.get("not_tested")]
+    found: dict[str, Any] = {"fault": name, "runs": len(told)}
     for key in COUNTS:
-        found[key] = sum(run.get(key, 0) for run in runs)
+        found[key] = sum(run[key] for run in told)
     for key in LARGEST:
-        found[key] = max(run.get(key, 0) for run in runs)
-    found["not_tested"] = sum(bool(run.get("not_tested")) for run in runs)
-    found["notes"] = [note for run in runs for note in run.get("notes", [])]
+        found[key] = max((run[key] for run in told), default=0.0)
+    found["per_minute"] = min((run["per_minute"] for run in told), default=0)
+    found["not_tested"] = len(runs) - len(told)
+    found["each"] = list(runs)
     return found
 
 
 def not_tested(why: str) -> dict[str, Any]:
-    """Return a run that says nothing."""
+    """Return a run that says nothing: the fault did not happen, or a server did not come up."""
     return {"not_tested": True, "notes": [why]}
 
 
-def failed(found: dict[str, Any]) -> bool:
-    """Tell whether a row or a run is red."""
-    return any(found.get(key) for key in ("lost", "wrong", "by_hand", "not_tested"))
+def failed(run: dict[str, Any]) -> bool:
+    """Tell whether a run, or a row, is red."""
+    return any(run.get(key) for key in ("lost", "wrong", "by_hand", "not_tested"))
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the table."""
-    return _markdown(COLUMNS, rows)
+    """Return the table of docs/faults.md, and below it what must be looked at."""
+    lines = [_markdown(COLUMNS, rows), ""]
+    for each in rows:
+        for run in each["each"]:
+            if failed(run):
+                what = "says nothing" if run.get("not_tested") else "is red"
+                notes = "; ".join(run["notes"])
+                lines.append(f"{each['fault']}, seed {run['seed']}, {what}: {notes}")
+    return "\n".join(lines)
+
+
+def explained(says: Mapping[str, tuple[str, bool]]) -> str:
+    """Return the table of what each row does: by name, the words, and whether something heals."""
+    rows = [{"row": n, "what happens": t, "": "*heals*" * h} for n, (t, h) in says.items()]
+    return _markdown(("row", "what happens", ""), rows)
 
 
 def weigher() -> str:

@@ -5,9 +5,10 @@ docs/bounds.md has the table of all limits, and names these tests.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ from bus_cache.index.changes import (
 )
 from bus_cache.index.listing import Listing
 from bus_cache.index.writer import MOST_USES, Writer
-from tests import servers
+from consumers.consumer import MOST_CHANGES, Consumer
+from tests import keyspace, servers
+from tests.consuming import TOPOLOGY, rabbit_transport, running
+from tests.functional.test_consumer import depth, in_hand
 from tests.fuzz import messages
 from tests.program import Program, configuration, wait_for
 
@@ -196,14 +200,35 @@ def test_sequences_beyond_a_gap_are_bounded(raw: Any, writer: Writer) -> None:
 
 
 @pytest.fixture
-def program(
+def make(
     rabbit: servers.RabbitMQ, redis_server: servers.Redis, tmp_path: Path
-) -> Iterator[Program]:
-    """A consumer on this file's servers."""
-    made = Program(tmp_path, configuration(rabbit.url, redis_server.url, "prefetch = 100"))
-    yield made
-    made.kill()
+) -> Iterator[Callable[[str, str], Program]]:
+    """Make consumers on this file's servers, by the name of their queue; all ends with the test."""
+    made: dict[str, Program] = {}
+
+    def make(pool: str, more: str) -> Program:
+        text = configuration(rabbit.url, redis_server.url, f"pool = {pool}\n{more}")
+        return made.setdefault(pool, Program(tmp_path, text, pool))
+
+    yield make
+    for program in made.values():
+        program.kill()
+    with kombu.Connection(rabbit.amqp_url) as connection, connection.channel() as channel:
+        for pool in made:
+            channel.queue_delete(pool)
+            channel.queue_delete(f"{pool}.dropped")
     redis_server.start()
+
+
+@pytest.fixture
+def program(make: Callable[[str, str], Program]) -> Program:
+    """One of them."""
+    return make("bus_cache", "prefetch = 100")
+
+
+def queues(rabbit: servers.RabbitMQ) -> set[str]:
+    """Return which there are; who declares a queue to see it has it expire later."""
+    return set(rabbit.ctl("-q", "list_queues", "name").split())
 
 
 def publish(rabbit: servers.RabbitMQ, bodies: list[bytes], exchange: str, key: str) -> None:
@@ -235,15 +260,7 @@ def test_a_flood_of_bad_and_huge_messages_costs_few_lines_and_little_memory(
     publish(rabbit, [b"no JSON"] * 3000, "nova", "notifications.info")
     publish(rabbit, [messages.bodies()[0]] * 10, "nova", "notifications.info")
     publish(rabbit, [b"[" * 2**20] * 20, "", "bus_cache")
-    good = json.dumps(
-        {
-            "event_type": "instance.create.end",
-            "publisher_id": "nova-compute:h",
-            "timestamp": messages.STAMP,
-            "payload": {"host": "h", "image_uuid": "i"},
-        }
-    ).encode()
-    publish(rabbit, [good], "nova", "versioned_notifications.info")
+    publish(rabbit, [good("h")], "nova", "versioned_notifications.info")
     wait_for(lambda: raw.sismember(KEYS.image(IMAGE), "h"))
     grown = resident(program) - before
     assert program.stop() == 0
@@ -253,6 +270,139 @@ def test_a_flood_of_bad_and_huge_messages_costs_few_lines_and_little_memory(
     assert grown < 60, f"{grown} MiB"
 
 
+def good(host: str, pad: int = 0) -> bytes:
+    """Return the body of a notification that a host has the image, larger by some bytes."""
+    return json.dumps(
+        {
+            "event_type": "instance.create.end",
+            "publisher_id": f"nova-compute:{host}",
+            "timestamp": messages.STAMP,
+            "payload": {"host": host, "image_uuid": "i", "metadata": "x" * pad},
+        }
+    ).encode()
+
+
+def test_messages_in_flight_are_bounded(
+    rabbit: servers.RabbitMQ, raw: Any, redis_server: servers.Redis, program: Program
+) -> None:
+    """While Redis is away the broker hands out ``prefetch`` and no more; then all are written."""
+    program.start().reading()
+    program.said("Redis (for")
+    redis_server.kill()
+    publish(rabbit, [good(f"h{n}") for n in range(300)], "nova", "notifications.info")
+    wait_for(lambda: in_hand(rabbit) == 100)
+    time.sleep(1)
+    assert (in_hand(rabbit), depth(rabbit)) == (100, 200)
+    redis_server.start()
+    wait_for(lambda: len(keyspace.sets(redis_server.client()).get(IMAGE, ())) == 300)
+    assert program.stop() == 0
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[Change]]:
+    """What consumers of this process write at once, in the order in which they do."""
+    found: list[list[Change]] = []
+    apply = Writer.apply
+
+    def watched(self: Writer, changes: Iterable[Change]) -> Any:
+        found.append(list(changes))
+        return apply(self, found[-1])
+
+    monkeypatch.setattr(Writer, "apply", watched)
+    return found
+
+
+def test_a_batch_is_bounded(
+    rabbit: servers.RabbitMQ,
+    raw: Any,
+    redis_server: servers.Redis,
+    batches: list[list[Change]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What waits is written and acknowledged in batches, never of more than is in flight."""
+    topology = dataclasses.replace(TOPOLOGY, prefetch=20, pool="batches")
+    monkeypatch.setattr("tests.consuming.TOPOLOGY", topology)
+    with running(rabbit_transport(rabbit), redis_server):
+        pass
+    publish(rabbit, [good(f"h{n}") for n in range(1000)], "nova", "notifications.info")
+    with running(rabbit_transport(rabbit), redis_server):
+        wait_for(lambda: len(keyspace.sets(raw).get(IMAGE, ())) == 1000)
+    with kombu.Connection(rabbit.amqp_url) as connection, connection.channel() as channel:
+        channel.queue_delete("batches")
+    assert 10 <= max(map(len, batches)) <= 20
+
+
+def snapshot_of_all(host: str, images: int) -> bytes:
+    """Return the body of an agent's snapshot."""
+    rows = [protocol.CachedImage(names.fingerprint(str(n)), 1, 1) for n in range(images)]
+    return messages.enveloped(
+        {
+            "event_type": protocol.SNAPSHOT,
+            "publisher_id": protocol.publisher(host),
+            "timestamp": messages.STAMP,
+            "payload": protocol.snapshot(host, (7, 0), rows),
+        }
+    )
+
+
+def test_changes_of_one_batch_are_bounded(
+    rabbit: servers.RabbitMQ,
+    raw: Any,
+    redis_server: servers.Redis,
+    batches: list[list[Change]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Few messages that say much are written long before the batch is full."""
+    monkeypatch.setattr("consumers.consumer.LINGER", 60.0)  # no other reason to write
+    # each second the broker is asked something: what it sends before its answer comes on top
+    monkeypatch.setattr(Consumer, "_keep_up", lambda self, now: None)
+    with running(rabbit_transport(rabbit), redis_server):
+        pass
+    bodies = [snapshot_of_all(f"h{number}", 1000) for number in range(40)]
+    publish(rabbit, bodies, protocol.EXCHANGE, protocol.QUEUE)
+    with running(rabbit_transport(rabbit), redis_server):
+        wait_for(lambda: raw.hlen(KEYS.agents) == 40)
+    weights = [sum(map(weight, batch)) for batch in batches]
+    assert sum(weights) == 40_000
+    assert max(weights) <= MOST_CHANGES
+
+
+def weight(change: Change) -> int:
+    """Return how many images a snapshot tells of."""
+    assert isinstance(change, AgentSnapshot)
+    return len(change.fingerprints)
+
+
+def test_the_queue_of_what_was_dropped_is_bounded(
+    rabbit: servers.RabbitMQ, make: Callable[[str, str], Program]
+) -> None:
+    """Beyond 1 MiB the broker drops from it, too: the count is what it was at least."""
+    small = make("small", "queue_max_bytes = 20000").start().reading()
+    assert small.stop() == 0
+    bodies = [good(f"h{100 + n}", pad=8000) for n in range(300)]  # 2.4 MB
+    publish(rabbit, bodies, "nova", "notifications.info")
+    kept = 2**20 // len(bodies[0])
+    wait_for(lambda: depth(rabbit, "small.dropped") == kept)
+    assert depth(rabbit, "small") == 20000 // len(bodies[0])
+    small.start().reading(2)
+    [line] = small.said("dropped its oldest messages")
+    assert f"at least {kept} (maxlen)" in line
+
+
+def test_our_queues_expire_where_no_consumer_comes_back(
+    rabbit: servers.RabbitMQ, make: Callable[[str, str], Program]
+) -> None:
+    """Never while one is there, however little comes; and that it was away too long is said."""
+    short = make("short", "queue_expires = 1").start().reading()
+    time.sleep(3)
+    assert queues(rabbit) >= {"short", "short.dropped"}
+    assert len(short.lines("declaring our queue short")) == 1
+    assert short.stop() == 0
+    wait_for(lambda: not queues(rabbit) & {"short", "short.dropped"})
+    short.start().reading(2)
+    assert len(short.lines("declaring our queue short")) == 2
+
+
 def test_changes_in_hand_are_bounded_while_redis_is_away(
     rabbit: servers.RabbitMQ, raw: Any, redis_server: servers.Redis, program: Program
 ) -> None:
@@ -260,25 +410,13 @@ def test_changes_in_hand_are_bounded_while_redis_is_away(
     program.said("Redis (for")
     redis_server.kill()
     before = resident(program)
-    rows = [
-        protocol.CachedImage(names.fingerprint(str(number)), 1, 1)
-        for number in range(protocol.MOST_IMAGES)
-    ]
-    bodies = []
-    for number in range(40):  # 400,000 changes
-        said = protocol.snapshot(f"h{number}", (7, 0), rows)
-        inner = {
-            "event_type": protocol.SNAPSHOT,
-            "publisher_id": protocol.publisher(f"h{number}"),
-            "timestamp": messages.STAMP,
-            "payload": said,
-        }
-        bodies.append(messages.enveloped(inner))
+    # 400,000 changes
+    bodies = [snapshot_of_all(f"h{number}", protocol.MOST_IMAGES) for number in range(40)]
     publish(rabbit, bodies, protocol.EXCHANGE, protocol.QUEUE)
     (line,) = program.said("messages back to the queue")
     assert "what is in hand" in line
     grown = resident(program) - before
     redis_server.start()
-    wait_for(lambda: redis_server.client().hlen(KEYS.agents) == 40, 60)
+    wait_for(lambda: redis_server.client().hlen(KEYS.agents) == 40)
     assert program.stop() == 0
     assert grown < 100, f"{grown} MiB"

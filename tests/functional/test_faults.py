@@ -123,7 +123,8 @@ def test_sigterm_while_a_server_hangs_takes_seconds(
                 time.sleep(0.5)
         began = time.monotonic()
         assert program.stop() == 0
-        assert time.monotonic() - began < service.GRACE + 3
+        # a hanging server would hold it up for half a minute
+        assert time.monotonic() - began < service.GRACE + 12
     finally:
         program.kill()
         proxy.close()

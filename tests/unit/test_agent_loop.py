@@ -292,6 +292,20 @@ def test_silent_to_the_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert running.bus.messages.empty()
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_many_changes_at_once_are_a_snapshot(running: Running, more: int) -> None:
+    """As many as may be said one by one are; one more, and all is said in one message."""
+    running.cache.held = [fingerprint(str(number)) for number in range(agent_module.MANY + more)]
+    running.agent.changed(None)
+    said = [running.bus.said() for _ in range(1 if more else agent_module.MANY)]
+    if more:
+        assert said == [(protocol.SNAPSHOT, set(running.cache.held))]
+    else:
+        assert {event for event, _ in said} == {protocol.STORED}
+        assert {image for _, image in said} == set(running.cache.held)
+    assert running.bus.nothing()
+
+
 def test_changes_that_wait_are_bounded(make: Make) -> None:
     """Beyond, all is listed."""
     agent = make().agent

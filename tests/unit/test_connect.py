@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -421,30 +420,15 @@ def listener(request: pytest.FixtureRequest) -> Iterator[Listener]:
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:{}", "redis+sentinel://127.0.0.1:{}/m"])
 def test_a_command_is_tried_once(url: str, listener: Listener) -> None:
-    """And it does not take longer than the timeouts allow."""
+    """redis-py by itself tries again and again, for up to a minute."""
     client = make(url.format(listener.port))
-    started = time.monotonic()
     with pytest.raises((redis.ConnectionError, redis.TimeoutError)):
         client.ping()
-    assert time.monotonic() - started < 1.0
     assert listener.count == 1
 
 
-def test_a_cluster_that_is_not_there_is_soon_told() -> None:
+def test_a_cluster_that_does_not_answer_is_tried_once(listener: Listener) -> None:
     """A Cluster's client asks for its nodes at once."""
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
-    started = time.monotonic()
-    with pytest.raises((redis.RedisError, redis.exceptions.RedisClusterException)):
-        make(f"redis+cluster://127.0.0.1:{port}")
-    assert time.monotonic() - started < 1.0
-
-
-def test_a_silent_cluster_is_soon_told() -> None:
-    """Without trying again and again."""
-    listener = Listener(silent=True)
-    started = time.monotonic()
     with pytest.raises((redis.RedisError, redis.exceptions.RedisClusterException)):
         make(f"redis+cluster://127.0.0.1:{listener.port}")
-    assert time.monotonic() - started < 1.0
-    listener.close()
+    assert listener.count == 1

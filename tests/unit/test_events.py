@@ -433,10 +433,10 @@ def test_bytes_that_are_no_utf8_or_no_json(body: bytes) -> None:
 def test_ten_megabytes() -> None:
     """Refused by their length alone."""
     body = plain(message(payload={"x": "y" * (10 * 2**20)}))
-    started = time.perf_counter()
+    started = time.process_time()
     assert str(len(body)) in refused(body)
     assert events.peek(body) == "instance.create.end"
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_the_largest_body() -> None:
@@ -451,11 +451,11 @@ def test_the_largest_body() -> None:
 @pytest.mark.parametrize("head", [b'"event_type":', b'\\"event_type\\":', b'"event_type": \\"'])
 def test_a_body_of_many_event_types_takes_no_time(head: bytes) -> None:
     """The search is linear."""
-    started = time.perf_counter()
+    started = time.process_time()
     for filler in (head * 100, head + b" " * 2000, head + b"a" * 2000, head + b"\\" * 2000):
         for _ in range(100):
             events.peek(filler)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 # -- timestamps ----------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def _dumped(value: object) -> bytes:
 def test_a_parser_takes_anything(target: str) -> None:
     @settings(
         max_examples=EXAMPLES.get(target, OTHERS),
-        deadline=2000,
+        deadline=None,  # a busy machine holds anybody up; what costs time is below
         suppress_health_check=list(HealthCheck),
         database=None,
     )
