@@ -11,7 +11,10 @@ evidence.
 
 A server uses its image on the host that Nova's database names for it: so Nova's cache manager
 counts (``_run_image_cache_manager_pass`` in nova/compute/manager.py), also where its disk needs no
-such file, and not where a disk that is left behind needs one.
+such file, and not where a disk that is left behind needs one. Kernel and ramdisk, where it boots by
+such, are images of their own, and used, too (``_list_running_instances`` in
+nova/virt/imagecache.py); they are fetched with the image (``_create_image`` in
+nova/virt/libvirt/driver.py).
 """
 
 from __future__ import annotations
@@ -73,7 +76,7 @@ def rebuilt(said: Notification) -> list[Change]:
 
 
 def fetching(said: Notification) -> list[Change]:
-    """A host was given a server to make, and fetches its image unless it has it."""
+    """A host is to take a server, and fetches its image unless it has it."""
     return _on_its_way(said, Fetching)
 
 
@@ -82,15 +85,38 @@ def fetch_failed(said: Notification) -> list[Change]:
     return _on_its_way(said, FetchFailed)
 
 
+def begun(said: Notification) -> list[Change]:
+    """A host began to make a server. Nova's database names it as the server's host from its claim
+    on, within a moment (``instance_claim`` in nova/compute/resource_tracker.py)."""
+    return fetching(said) + _if_told(_used, _publisher_host(said), said)
+
+
+def given_up(said: Notification) -> list[Change]:
+    """A host could not make a server, or it was deleted meanwhile. It is not there, or its deletion
+    is at work."""
+    return fetch_failed(said) + _if_told(_left, _publisher_host(said), said)
+
+
+def rebuilding(said: Notification) -> list[Change]:
+    """A host began to rebuild a server: from nova-api's acceptance on, the new image is the
+    server's in Nova's database, and stays that where it fails. In an evacuation the server is still
+    the dead host's."""
+    if said.data.get("host") != _publisher_host(said):
+        return fetching(said)
+    return fetching(said) + _if_told(_used, _publisher_host(said), said)
+
+
 def sent_away(said: Notification) -> list[Change]:
     """A resize or cold migration left its source: the publisher. ``host`` is the destination
     already, as in Nova's database: the source's cache manager counts the server no more, though its
-    disk is kept there until the resize is confirmed.
+    disk is kept there until the resize is confirmed; the destination's does.
 
     From one host to itself, or across cells (where the source says so too early), nothing is said.
     """
-    publisher = _publisher_host(said)
-    return _left(publisher, said) if _host(said) != publisher else []
+    host, publisher = _host(said), _publisher_host(said)
+    if host == publisher:
+        return []
+    return _left(publisher, said) + _if_told(_used, host, said)
 
 
 def migrated(said: Notification) -> list[Change]:
@@ -113,8 +139,9 @@ def returned(said: Notification) -> list[Change]:
 
 def live_migrated(said: Notification) -> list[Change]:
     """A live migration arrived: with qcow2 disks over a cached base, its destination fetched the
-    base before."""
-    return _runs(_host(said), said, Source.LIVE_MIGRATION)
+    base before. Kernel and ramdisk were fetched past the cache (``_fetch_instance_kernel_ramdisk``
+    in nova/virt/libvirt/driver.py)."""
+    return _runs(_host(said), said, Source.LIVE_MIGRATION, parts=False)
 
 
 def left_publisher(said: Notification) -> list[Change]:
@@ -196,10 +223,10 @@ def image_active(said: Notification) -> list[Change]:
 
 RULES: Mapping[str, Rule] = {
     # Nova, versioned
-    "instance.create.start": fetching,
-    "instance.create.error": fetch_failed,
+    "instance.create.start": begun,
+    "instance.create.error": given_up,
     "instance.create.end": created,
-    "instance.rebuild.start": fetching,
+    "instance.rebuild.start": rebuilding,
     "instance.rebuild.error": fetch_failed,
     "instance.rebuild.end": rebuilt,
     "instance.resize_prep.start": fetching,
@@ -221,10 +248,10 @@ RULES: Mapping[str, Rule] = {
     "service.delete": service_deleted,
     # Nova, unversioned; it does not say from which image a server is rescued, what was
     # cached for an aggregate, nor anything about a service
-    "compute.instance.create.start": fetching,
-    "compute.instance.create.error": fetch_failed,
+    "compute.instance.create.start": begun,
+    "compute.instance.create.error": given_up,
     "compute.instance.create.end": created,
-    "compute.instance.rebuild.start": fetching,
+    "compute.instance.rebuild.start": rebuilding,
     "compute.instance.rebuild.error": fetch_failed,
     "compute.instance.rebuild.end": rebuilt,
     "compute.instance.resize.prep.start": fetching,
@@ -268,15 +295,17 @@ def read(said: Notification) -> list[Change]:
     return rule(said) if rule else []
 
 
-def _runs(host: str, said: Notification, source: Source) -> list[Change]:
-    """Return that a host holds a server's image, and that the server uses it there."""
+def _runs(host: str, said: Notification, source: Source, *, parts: bool = True) -> list[Change]:
+    """Return that a host holds a server's image, and that the server uses it there.
+
+    :param parts: its kernel and ramdisk are held, too, if it has them.
+    """
     changes = _holds(host, _image(said), said, source)
     if not changes:
         return changes
-    try:
-        return changes + _used(host, said)
-    except Malformed:  # a server that can't be told from others: that the image is held, stands
-        return changes
+    for part in _parts(said) if parts else ():
+        changes += _holds(host, part, said, source)
+    return changes + _if_told(_used, host, said)
 
 
 def _holds(host: str, image: object, said: Notification, source: Source) -> list[Change]:
@@ -285,12 +314,13 @@ def _holds(host: str, image: object, said: Notification, source: Source) -> list
 
 
 def _on_its_way(said: Notification, what: type[Fetching] | type[FetchFailed]) -> list[Change]:
-    """Return something of the server's image on the publisher's host; in an evacuation, a resize
+    """Return something of the server's images on the publisher's host; in an evacuation, a resize
     and before the server is built, ``host`` is another one or null."""
     image = _image(said)
     if not _is_some(image):
         return []
-    return [what(_publisher_host(said), _valid(image, "image id"), said.stamp)]
+    host, images = _publisher_host(said), (_valid(image, "image id"), *_parts(said))
+    return [what(host, each, said.stamp) for each in images]
 
 
 def _used(host: str, said: Notification) -> list[Change]:
@@ -298,7 +328,19 @@ def _used(host: str, said: Notification) -> list[Change]:
     image = _image(said)
     if not _is_some(image):
         return []
-    return [InUse(host, _instance(said), _valid(image, "image id"), said.stamp)]
+    image = _valid(image, "image id")
+    return [InUse(host, _instance(said), image, said.stamp, _parts(said))]
+
+
+def _if_told(
+    what: Callable[[str, Notification], list[Change]], host: str, said: Notification
+) -> list[Change]:
+    """Return that of a server; nothing where it can't be told from others: what else is said,
+    stands."""
+    try:
+        return what(host, said)
+    except Malformed:
+        return []
 
 
 def _left(host: str, said: Notification) -> list[Change]:
@@ -334,6 +376,18 @@ def _image(said: Notification) -> object:
     # the URL of a server without an image ends in "/" or "/None" (generate_image_url in
     # nova/image/glance.py)
     return None if image == "None" else image
+
+
+def _parts(said: Notification) -> tuple[str, ...]:
+    """Return the ids of a server's kernel and ramdisk, in both formats under the names of Nova's
+    database: nothing where there is no kernel, without which Nova fetches no ramdisk."""
+    parts: list[str] = []
+    for field in ("kernel_id", "ramdisk_id"):
+        part = said.data.get(field)
+        if not isinstance(part, str) or not names.is_valid_name(part):
+            break
+        parts.append(part)
+    return tuple(parts)
 
 
 def _instance(said: Notification) -> str:

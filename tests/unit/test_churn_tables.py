@@ -37,7 +37,10 @@ def judged(
 
 def lengths(found: Inferred) -> dict[str, list[float]]:
     """What was wrong, and for how long; nothing where nothing was."""
-    all_kinds = ("gone_used", "gone_unused", "gone_deleted", "too_long", "invented")
+    all_kinds = (
+        *("gone_used", "gone_untold", "gone_unused", "gone_deleted"),
+        *("too_long", "invented"),
+    )
     spans = {kind: [span.seconds for span in getattr(found, kind)] for kind in all_kinds}
     return {kind: seconds for kind, seconds in spans.items() if seconds}
 
@@ -54,6 +57,16 @@ def test_what_follows_later_is_late() -> None:
     assert (found.longest_missing, found.longest_extra) == (2.0, 3.0)
     assert [span.seconds for span in found.late] == [2.0, 3.0]
     assert not found.reached
+
+
+def test_what_an_agent_could_not_tell_while_it_was_dead_does_not_count() -> None:
+    """But what it did not tell within a second after it was back does; and what another's did."""
+    said = samples("..aaaaaaaa", "........aa")
+    assert [span.seconds for span in followed(said, KEYSPACE).late] == [6.0]
+    found = followed(said, KEYSPACE, [("host", 1.0, 7.0), ("host", 8.5, 9.0)])
+    assert (found.reached, found.longest, found.dead) == (True, 1.0, [6.0, 0.5])
+    assert followed(said, KEYSPACE, [("host", 1.0, 6.0)]).longest == 2.0
+    assert followed(said, KEYSPACE, [("other", 1.0, 9.0)]).longest == 6.0
 
 
 def test_a_difference_at_the_end_counts() -> None:
@@ -74,6 +87,16 @@ def test_claimed_gone_while_used() -> None:
 
 def test_claimed_gone_and_used_again_before_it_is_claimed_again() -> None:
     assert lengths(judged("aaaaaaaaaa", "aaa....aaa", "a....aaaaa")) == {"gone_used": [4.0]}
+
+
+def test_a_claim_that_ended_before_the_files_return_was_told() -> None:
+    """It was right about the file's earlier stay; who uses the file then ends that excuse."""
+    found = judged("aaaa...aaaaaaaa", "aaaaaaaaa....aa", "aa.........aaaa")
+    assert lengths(found) == {"gone_untold": [4.0], "too_long": [3.0]}
+    assert found.reached
+    found = judged("aaaa...aaaaaaaa", "aaaaaaaaa....aa", "aa.......aaaaaa")
+    assert "gone_used" in lengths(found)
+    assert not found.reached
 
 
 def test_claimed_gone_while_unused_is_no_missed_goal() -> None:
