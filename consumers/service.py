@@ -24,14 +24,17 @@ from bus_cache import conf as configuration
 from bus_cache import connect
 from bus_cache.conf import common, messaging, nova, opts
 from bus_cache.conf import consumer as consumer_group
+from bus_cache.conf.types import address
 from bus_cache.index.writer import SchemaError, Unavailable, Writer
-from consumers import ageing, transport
+from bus_cache.web.server import Server
+from consumers import ageing, shown, transport
 from consumers.agents import Agents, Times
 from consumers.asking import Asker
 from consumers.bus import Topology
 from consumers.consumer import Consumer, Rules
 from consumers.nova_api import NovaApi
 from consumers.reconcile import Reconciler
+from consumers.survey import Surveyor
 from consumers.sweep import Sweep
 
 LOG = logging.getLogger(__name__)
@@ -124,6 +127,20 @@ def reconciler(conf: cfg.ConfigOpts) -> Reconciler | None:
     )
 
 
+def _http(
+    conf: cfg.ConfigOpts, running: Sequence[Consumer], api: Reconciler | None
+) -> tuple[Surveyor, Server | None]:
+    """Return what shows the consumers over HTTP, not yet listening; None where it is switched
+    off."""
+    client = functools.partial(configuration.redis_client, conf, client_name=PROGRAM)
+    surveyor = Surveyor(client, conf[common.GROUP].keyspace)
+    listen = conf[consumer_group.GROUP].http_listen
+    if not listen:
+        return surveyor, None
+    routes = shown.routes(running, surveyor, api)
+    return surveyor, Server(address(listen), routes, "[consumer] http_listen")
+
+
 class ConsumerService(cotyledon.Service):
     """The consumers of all buses, each in a thread of one process."""
 
@@ -143,6 +160,7 @@ class ConsumerService(cotyledon.Service):
         self._reconciler = reconciler(self._conf)
         on_loss = None if self._reconciler is None else self._lost
         self._consumers = consumers(self._conf, on_loss)
+        self._surveyor, self._server = _http(self._conf, self._consumers, self._reconciler)
         programs: list[Consumer | Reconciler] = [*self._consumers]
         if self._reconciler is not None:
             programs.append(self._reconciler)
@@ -155,6 +173,9 @@ class ConsumerService(cotyledon.Service):
         """Start reading."""
         for thread in self._threads:
             thread.start()
+        if self._server is not None:
+            self._surveyor.start()
+            self._server.start()
 
     def _lost(self, reason: str) -> None:
         assert self._reconciler is not None
@@ -177,6 +198,9 @@ class ConsumerService(cotyledon.Service):
             consumer.stop()
         if self._reconciler is not None:
             self._reconciler.stop()
+        self._surveyor.stop()
+        if self._server is not None:
+            self._server.stop()
         deadline = time.monotonic() + GRACE
         for thread in self._threads[: len(self._consumers)]:  # what waits for an API may be left
             if thread.is_alive():
