@@ -167,6 +167,9 @@ COUNTED_AT = Metric(
 METRICS = tuple(value for value in globals().values() if isinstance(value, Metric))
 """All of them, in this order."""
 
+LIMITS = ("hosts", "images", "images_per_host", "servers_per_host")
+"""Those of lua/prelude.lua."""
+
 DRIFT_KINDS = ("image_missing", "server_missing", "server_gone", "host_gone")
 
 
@@ -200,8 +203,9 @@ def samples(
         add(HOSTS, max(0, counts.hosts - counts.by_agent), "notifications")
         add(SILENT, counts.silent)
         add(GAPS, counts.gaps)
-        for limit, left_out in counts.full:
-            add(LEFT_OUT, left_out, limit)
+        full = dict(counts.full)
+        for limit in LIMITS:
+            add(LEFT_OUT, full.get(limit, 0), limit)
         if counts.newest is not None:
             add(EVIDENCE_AT, counts.newest / 1000)
         add(COUNTED_AT, surveyor.latest.at)

@@ -27,7 +27,7 @@ from bus_cache.conf import consumer as consumer_group
 from bus_cache.conf.types import address
 from bus_cache.index.writer import SchemaError, Unavailable, Writer
 from bus_cache.web.server import Server
-from consumers import ageing, shown, transport
+from consumers import ageing, health, shown, transport
 from consumers.agents import Agents, Times
 from consumers.asking import Asker
 from consumers.bus import Topology
@@ -40,6 +40,13 @@ from consumers.sweep import Sweep
 LOG = logging.getLogger(__name__)
 
 PROGRAM = "bus-cache-consumer"
+
+_CHECK = cfg.BoolOpt(
+    "check-config",
+    default=False,
+    help="Read and check the configuration, say what it means, and end: with 1 where something in "
+    "it can't be used or is unknown. Nothing is connected to.",
+)
 
 GRACE = 5
 """Seconds after SIGTERM in which what is in hand may be written and acknowledged; what is not comes
@@ -54,6 +61,7 @@ def load(arguments: Sequence[str] | None = None) -> cfg.ConfigOpts:
         logging.register_options(conf)
         messaging.register(conf)
         nova.register(conf, [nova.IMAGE_CACHE_GROUP])
+        conf.register_cli_opt(_CHECK)
 
     conf = configuration.load(PROGRAM, arguments, opts.CONSUMER_GROUPS, register)
     nova.check(conf, [nova.IMAGE_CACHE_GROUP])
@@ -147,9 +155,13 @@ class ConsumerService(cotyledon.Service):
     name = PROGRAM
 
     def __init__(
-        self, worker_id: Any, conf: cfg.ConfigOpts, arguments: Sequence[str] | None
+        self,
+        worker_id: Any,
+        conf: cfg.ConfigOpts,
+        arguments: Sequence[str] | None,
+        systemd: str = "",
     ) -> None:
-        """Take the configuration and the command line that it was read from.
+        """Take the configuration, the command line that it was read from, and systemd's socket.
 
         Called in the process that will run. Where that one takes the place of another that died,
         the files may have changed since the program was started.
@@ -161,6 +173,7 @@ class ConsumerService(cotyledon.Service):
         on_loss = None if self._reconciler is None else self._lost
         self._consumers = consumers(self._conf, on_loss)
         self._surveyor, self._server = _http(self._conf, self._consumers, self._reconciler)
+        self._systemd = health.Systemd(systemd, self._consumers)
         programs: list[Consumer | Reconciler] = [*self._consumers]
         if self._reconciler is not None:
             programs.append(self._reconciler)
@@ -173,6 +186,7 @@ class ConsumerService(cotyledon.Service):
         """Start reading."""
         for thread in self._threads:
             thread.start()
+        self._systemd.start()
         if self._server is not None:
             self._surveyor.start()
             self._server.start()
@@ -194,6 +208,7 @@ class ConsumerService(cotyledon.Service):
 
     def terminate(self) -> None:
         """Write and acknowledge what is in hand, then end."""
+        self._systemd.stop()
         for consumer in self._consumers:
             consumer.stop()
         if self._reconciler is not None:
@@ -233,10 +248,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         conf = load(arguments)
         logging.setup(conf, PROGRAM, bus_cache.__version__)
         buses = transport.transports(conf)
+        unknown = configuration.unknown(conf, opts.CONSUMER_GROUPS)
+        if conf.check_config:
+            return check(conf, buses, unknown)
         refuse_other_schema(conf)
     except (configuration.ConfigurationError, SchemaError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 1
+    for each in unknown:
+        LOG.warning("%s", each)
     LOG.info(
         "bus-cache %s: %s -> %s, keyspace %s",
         bus_cache.__version__,
@@ -252,10 +272,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else "is never removed by Nova ([image_cache])",
     )
     conf.log_opt_values(LOG, logging.DEBUG)
+    systemd = os.environ.get("NOTIFY_SOCKET", "")  # cotyledon takes it away when it has used it
     manager = cotyledon.ServiceManager(graceful_shutdown_timeout=2 * GRACE)
-    manager.add(ConsumerService, workers=1, args=(conf, arguments))
+    manager.add(ConsumerService, workers=1, args=(conf, arguments, systemd))
     manager.run()
     return 0
+
+
+def check(
+    conf: cfg.ConfigOpts, buses: Sequence[transport.Transport], unknown: Sequence[str]
+) -> int:
+    """Print what the configuration means, and what in it is unknown; returns the exit code."""
+    for each in buses:
+        print(f"reads {each.shown}")
+    redis, keyspace = connect.parse(conf[common.GROUP].redis_url), conf[common.GROUP].keyspace
+    print(f"writes {redis}, keyspace {keyspace}")
+    print(f"listens on {conf[consumer_group.GROUP].http_listen or 'no port'}")
+    for line in unknown:
+        print(f"{PROGRAM}: {line}", file=sys.stderr)
+    return 1 if unknown else 0
 
 
 def refuse_other_schema(conf: cfg.ConfigOpts) -> None:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 
 from bus_cache.web.server import Routes, scraped
-from consumers import metrics
+from consumers import health, metrics
 from consumers.consumer import Consumer
 from consumers.reconcile import Reconciler
 from consumers.survey import Surveyor
@@ -17,4 +17,8 @@ def routes(
 ) -> Routes:
     """Return what answers each path."""
     samples = functools.partial(metrics.samples, consumers, surveyor, reconciler)
-    return {"/metrics": scraped(metrics.METRICS, samples)}
+    return {
+        "/metrics": scraped(metrics.METRICS, samples),
+        "/healthz": functools.partial(health.alive, consumers),
+        "/readyz": functools.partial(health.ready, consumers),
+    }

@@ -242,9 +242,10 @@ OPTIONS = [
         help=paragraphs(
             """
             IP address and port at which this consumer shows its metrics (/metrics, which needs
-            prometheus-client), read-only and without a password. This machine only by default:
-            hosts and images are nobody else's business. For a Prometheus elsewhere take an address
-            of the management network. Each consumer of a machine needs its own. Empty: none.
+            prometheus-client) and its health (/healthz, /readyz), read-only and without a password.
+            This machine only by default: hosts and images are nobody else's business. For a
+            Prometheus elsewhere take an address of the management network. Each consumer of a
+            machine needs its own. Empty: none.
             """
         ),
     ),
