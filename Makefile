@@ -92,7 +92,7 @@ clean:  ## remove what was made here, the virtual environment too
 
 .PHONY: servers servers-vcenter servers-lab servers-libvirt
 servers:
-	@tools/servers.sh rabbitmq-server redis-server openssl
+	@tools/servers.sh rabbitmq-server redis-server openssl prometheus
 
 servers-vcenter:
 	@tools/servers.sh golang-go golang-github-vmware-govmomi-dev

@@ -39,6 +39,7 @@ SNAPSHOT = "image_cache.snapshot"
 STORED = "image_cache.stored"
 FETCHING = "image_cache.fetching"
 CLEANUP = "image_cache.cleanup"
+EVENTS = (SNAPSHOT, STORED, FETCHING, CLEANUP)
 
 MOST_IMAGES = 10_000
 """Images in one snapshot: it is one message, and one atomic change of the index."""

@@ -314,6 +314,16 @@ class Bus:
             found = [passive(self._connection, name) for name in self.topology.queues]
         return sum(each.message_count for each in found if each is not None)
 
+    def depths(self) -> dict[str, int]:
+        """Return how many messages wait in each queue that we read, not handed to anyone yet."""
+        if not self._multiple:
+            return {}
+        names = [*self.topology.queues, *([protocol.QUEUE] if self._reads_agents else [])]
+        with self._errors():
+            assert self._connection is not None
+            found = {name: passive(self._connection, name) for name in names}
+        return {name: each.message_count for name, each in found.items() if each is not None}
+
     def unread(self) -> dict[str, int]:
         """Return Nova's default queues that nobody reads, with the messages waiting there.
 

@@ -20,6 +20,7 @@ from bus_cache.index.writer import SchemaError, Unavailable, Writer
 from consumers import events, evidence
 from consumers.agents import Agents
 from consumers.bus import RESTARTED, Bus, BusError, Delivery, Topology
+from consumers.measures import BOOTS, Measures
 from consumers.pacing import Backoff, Limit
 from consumers.sweep import Sweep
 from consumers.transport import Transport
@@ -44,6 +45,9 @@ MOST_HELD = 50_000
 """Changes in hand while Redis is away, counted likewise, with which messages go back to the queue
 at once: a bound on memory."""
 
+DEPTH = 10.0
+"""Seconds between two looks at how many messages wait in our queues."""
+
 RENEWAL = 30.0
 """Seconds between declarations of our queue while we do not read it: it must not expire."""
 
@@ -64,6 +68,9 @@ KEEP_UNHELD = 30 * 24 * 3600
 
 _SELDOM = ("given_back", "managed", "inferred", "asked", "vanished", "aged_out")
 _SUMMARY = ("received", "irrelevant", "malformed", "applied", "refused", "dropped", *_SELDOM)
+
+KINDS = frozenset((*evidence.RULES, *protocol.EVENTS))
+"""Types of messages that are counted by name; whoever publishes can make up others."""
 
 COMPLAINTS = 20
 """Lines per minute about messages that can't be understood; the rest is counted."""
@@ -93,8 +100,10 @@ class Consumer:
 
     :ivar counts: what happened so far, by name: ``received``, ``irrelevant``, ``malformed``,
         ``applied`` (changes written), ``refused`` (changes that Redis refuses for good),
-        ``dropped`` (messages that the broker dropped from our full queue), ``connections``; and
-        those of :class:`~consumers.agents.Agents` and :class:`~consumers.sweep.Sweep`.
+        ``batches``, ``acknowledged``, ``given_back`` (to the queue), ``dropped`` (messages that the
+        broker dropped from our full queue), ``connections``; and those of
+        :class:`~consumers.agents.Agents` and :class:`~consumers.sweep.Sweep`.
+    :ivar measures: what else is measured.
     """
 
     def __init__(
@@ -117,6 +126,8 @@ class Consumer:
         :param patience: seconds; see :data:`PATIENCE`.
         """
         self.counts: collections.Counter[str] = collections.Counter()
+        self.measures = Measures()
+        writer.on_fetching = self.measures.boots.answered
         self.rules = rules
         self._agents = agents
         self._sweep = sweep
@@ -147,6 +158,7 @@ class Consumer:
         self._next_upkeep = 0.0
         self._next_look = 0.0
         self._next_renewal = 0.0
+        self._next_depth = 0.0
         self._waiting: dict[str, int] | None = None
         self._warned: dict[str, int] = {}
 
@@ -154,6 +166,22 @@ class Consumer:
         """Ask :meth:`run` to write and acknowledge what it has in hand, and to return. From any
         thread."""
         self._stop.set()
+
+    @property
+    def bus(self) -> str:
+        """The bus for people, without a password."""
+        return str(self._bus)
+
+    @property
+    def writer(self) -> Writer:
+        """What writes the index."""
+        return self._writer
+
+    @property
+    def waits_for(self) -> dict[str, str]:
+        """What is away, and why: of ``bus`` and ``redis``; empty where all works."""
+        states = {"bus": self._broker, "redis": self._redis}
+        return {name: each.trouble for name, each in states.items() if not each.is_up}
 
     def use(self, rules: Rules) -> None:
         """Go on with other rules. From any thread."""
@@ -165,6 +193,7 @@ class Consumer:
         pause = Backoff(30.0)
         while not self._stop.is_set():
             failure = ""
+            self.measures.turn = time.monotonic()
             try:
                 self._bus.open()
                 self._bus.consume()
@@ -198,7 +227,7 @@ class Consumer:
             if not got or self._is_due(now):
                 self._flush(now)
             if now - beat >= 1.0:
-                beat = now
+                beat = self.measures.turn = now
                 self._bus.heartbeat()
                 self._keep_up(now)
         if self._bus.consuming:
@@ -249,14 +278,18 @@ class Consumer:
             self._steady_since = time.monotonic()
             self._caught_up = False
             self._warn_of_eviction()
+        acknowledged = self._unacknowledged
         self._forget()
         if self._bus.consuming:
             self._bus.acknowledge()
+            self.counts["acknowledged"] += acknowledged
         else:
             self._bus.consume()
 
     def _write(self) -> None:
         refused = self._writer.apply(self._changes)
+        self.measures.written(self._changes)
+        self.counts["batches"] += 1
         self.counts["applied"] += len(self._changes)
         for changes, reason in refused:
             self.counts["refused"] += len(changes)
@@ -273,10 +306,14 @@ class Consumer:
         self._changes = []
         self._weight = 0
         self._unacknowledged = 0
+        self.measures.boots.forget()
 
     def _keep_up(self, now: float) -> None:
         """Do what is due from time to time: it may wait, so a failure is left for the next time."""
         self._tell_of_drops()
+        if now >= self._next_depth:
+            self._next_depth = now + DEPTH
+            self.measures.depths = self._bus.depths()
         if now >= self._next_look:
             self._look_for_unread(now)
         if now >= self._next_renewal and (self._bus.incomplete or not self._bus.consuming):
@@ -438,9 +475,14 @@ class Consumer:
         if reason:
             self._complain(delivery, event_type, reason)
             return
+        kind = said.event_type
         if not changes:
             self.counts["irrelevant"] += 1
+            self.measures.kinds[kind if kind in KINDS else "other", "ignored"] += 1
             return
+        self.measures.kinds[kind, "used"] += 1
+        if kind in BOOTS:
+            self.measures.boots.begins(said, changes)
         if not self._changes:
             self._oldest = time.monotonic()
         self._changes += changes
@@ -450,6 +492,7 @@ class Consumer:
 
     def _complain(self, delivery: Delivery, event_type: str | None, reason: str) -> None:
         self.counts["malformed"] += 1
+        self.measures.kinds[event_type if event_type in KINDS else "other", "malformed"] += 1
         if self._complaints.allow():
             LOG.warning(
                 "ignoring a message that can't be understood: exchange %s, queue %s, %s: %s%s",
@@ -481,6 +524,7 @@ class _State:
         self._next = 0.0
         self._next_line = 0.0
         self._backoff = Backoff(LONGEST_PAUSE)
+        self._reason = ""
 
     @property
     def is_up(self) -> bool:
@@ -491,6 +535,11 @@ class _State:
     def is_down(self) -> bool:
         """It did not answer when it was last asked."""
         return self._since is not None
+
+    @property
+    def trouble(self) -> str:
+        """Why it did not answer; before it was asked at all, that."""
+        return self._reason or "not asked yet"
 
     def seconds_down(self) -> float:
         return 0.0 if self._since is None else time.monotonic() - self._since
@@ -512,7 +561,7 @@ class _State:
 
     def down(self, reason: str) -> None:
         now = time.monotonic()
-        reason = reason.rstrip(". ")
+        self._reason = reason = reason.rstrip(". ")
         if self._since is None:
             self._since = now
             self._next_line = now + REMIND

@@ -554,6 +554,10 @@ class Reconciler:
     Why it is needed is remembered in Redis until one has succeeded, so that it outlives whoever
     asked. Of several consumers on one keyspace one does it, by a claim that it renews while it
     lives. A failure is logged once and tried again; it never leaves :meth:`run`.
+
+    :ivar counts: ``done``, ``failed`` (tries), ``mended`` (differences).
+    :ivar drift: differences by kind, see :class:`Drift`; not those of an empty index.
+    :ivar last: when one was done, seconds since 1970; 0: never.
     """
 
     def __init__(
@@ -581,6 +585,8 @@ class Reconciler:
         self._stop = threading.Event()
         self._failing = False
         self.counts: collections.Counter[str] = collections.Counter()
+        self.drift: collections.Counter[str] = collections.Counter()
+        self.last = 0.0
 
     def request(self, reason: str, *, once: bool = False) -> None:
         """Ask for a reconciliation soon. From any thread; waits for Redis at the most.
@@ -695,6 +701,8 @@ class Reconciler:
             return reason, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         self.counts["done"] += 1
         self.counts["mended"] += report.mended
+        self.drift.update(report.drift if not report.filled else {})
+        self.last = time.time()
         self._failing = False
         LOG.info("reconciled with Nova's API (%s): %s", reason, report)
         return reason, ""

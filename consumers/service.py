@@ -24,19 +24,29 @@ from bus_cache import conf as configuration
 from bus_cache import connect
 from bus_cache.conf import common, messaging, nova, opts
 from bus_cache.conf import consumer as consumer_group
+from bus_cache.conf.types import address
 from bus_cache.index.writer import SchemaError, Unavailable, Writer
-from consumers import ageing, transport
+from bus_cache.web.server import Server
+from consumers import ageing, health, shown, transport
 from consumers.agents import Agents, Times
 from consumers.asking import Asker
 from consumers.bus import Topology
 from consumers.consumer import Consumer, Rules
 from consumers.nova_api import NovaApi
 from consumers.reconcile import Reconciler
+from consumers.survey import Surveyor
 from consumers.sweep import Sweep
 
 LOG = logging.getLogger(__name__)
 
 PROGRAM = "bus-cache-consumer"
+
+_CHECK = cfg.BoolOpt(
+    "check-config",
+    default=False,
+    help="Read and check the configuration, say what it means, and end: with 1 where something in "
+    "it can't be used or is unknown. Nothing is connected to.",
+)
 
 GRACE = 5
 """Seconds after SIGTERM in which what is in hand may be written and acknowledged; what is not comes
@@ -51,6 +61,7 @@ def load(arguments: Sequence[str] | None = None) -> cfg.ConfigOpts:
         logging.register_options(conf)
         messaging.register(conf)
         nova.register(conf, [nova.IMAGE_CACHE_GROUP])
+        conf.register_cli_opt(_CHECK)
 
     conf = configuration.load(PROGRAM, arguments, opts.CONSUMER_GROUPS, register)
     nova.check(conf, [nova.IMAGE_CACHE_GROUP])
@@ -124,15 +135,33 @@ def reconciler(conf: cfg.ConfigOpts) -> Reconciler | None:
     )
 
 
+def _http(
+    conf: cfg.ConfigOpts, running: Sequence[Consumer], api: Reconciler | None
+) -> tuple[Surveyor, Server | None]:
+    """Return what shows the consumers over HTTP, not yet listening; None where it is switched
+    off."""
+    client = functools.partial(configuration.redis_client, conf, client_name=PROGRAM)
+    surveyor = Surveyor(client, conf[common.GROUP].keyspace)
+    listen = conf[consumer_group.GROUP].http_listen
+    if not listen:
+        return surveyor, None
+    routes = shown.routes(running, surveyor, api)
+    return surveyor, Server(address(listen), routes, "[consumer] http_listen")
+
+
 class ConsumerService(cotyledon.Service):
     """The consumers of all buses, each in a thread of one process."""
 
     name = PROGRAM
 
     def __init__(
-        self, worker_id: Any, conf: cfg.ConfigOpts, arguments: Sequence[str] | None
+        self,
+        worker_id: Any,
+        conf: cfg.ConfigOpts,
+        arguments: Sequence[str] | None,
+        systemd: str = "",
     ) -> None:
-        """Take the configuration and the command line that it was read from.
+        """Take the configuration, the command line that it was read from, and systemd's socket.
 
         Called in the process that will run. Where that one takes the place of another that died,
         the files may have changed since the program was started.
@@ -143,6 +172,8 @@ class ConsumerService(cotyledon.Service):
         self._reconciler = reconciler(self._conf)
         on_loss = None if self._reconciler is None else self._lost
         self._consumers = consumers(self._conf, on_loss)
+        self._surveyor, self._server = _http(self._conf, self._consumers, self._reconciler)
+        self._systemd = health.Systemd(systemd, self._consumers)
         programs: list[Consumer | Reconciler] = [*self._consumers]
         if self._reconciler is not None:
             programs.append(self._reconciler)
@@ -155,6 +186,10 @@ class ConsumerService(cotyledon.Service):
         """Start reading."""
         for thread in self._threads:
             thread.start()
+        self._systemd.start()
+        if self._server is not None:
+            self._surveyor.start()
+            self._server.start()
 
     def _lost(self, reason: str) -> None:
         assert self._reconciler is not None
@@ -173,10 +208,14 @@ class ConsumerService(cotyledon.Service):
 
     def terminate(self) -> None:
         """Write and acknowledge what is in hand, then end."""
+        self._systemd.stop()
         for consumer in self._consumers:
             consumer.stop()
         if self._reconciler is not None:
             self._reconciler.stop()
+        self._surveyor.stop()
+        if self._server is not None:
+            self._server.stop()
         deadline = time.monotonic() + GRACE
         for thread in self._threads[: len(self._consumers)]:  # what waits for an API may be left
             if thread.is_alive():
@@ -209,10 +248,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         conf = load(arguments)
         logging.setup(conf, PROGRAM, bus_cache.__version__)
         buses = transport.transports(conf)
+        unknown = configuration.unknown(conf, opts.CONSUMER_GROUPS)
+        if conf.check_config:
+            return check(conf, buses, unknown)
         refuse_other_schema(conf)
     except (configuration.ConfigurationError, SchemaError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 1
+    for each in unknown:
+        LOG.warning("%s", each)
     LOG.info(
         "bus-cache %s: %s -> %s, keyspace %s",
         bus_cache.__version__,
@@ -228,10 +272,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else "is never removed by Nova ([image_cache])",
     )
     conf.log_opt_values(LOG, logging.DEBUG)
+    systemd = os.environ.get("NOTIFY_SOCKET", "")  # cotyledon takes it away when it has used it
     manager = cotyledon.ServiceManager(graceful_shutdown_timeout=2 * GRACE)
-    manager.add(ConsumerService, workers=1, args=(conf, arguments))
+    manager.add(ConsumerService, workers=1, args=(conf, arguments, systemd))
     manager.run()
     return 0
+
+
+def check(
+    conf: cfg.ConfigOpts, buses: Sequence[transport.Transport], unknown: Sequence[str]
+) -> int:
+    """Print what the configuration means, and what in it is unknown; returns the exit code."""
+    for each in buses:
+        print(f"reads {each.shown}")
+    redis, keyspace = connect.parse(conf[common.GROUP].redis_url), conf[common.GROUP].keyspace
+    print(f"writes {redis}, keyspace {keyspace}")
+    print(f"listens on {conf[consumer_group.GROUP].http_listen or 'no port'}")
+    for line in unknown:
+        print(f"{PROGRAM}: {line}", file=sys.stderr)
+    return 1 if unknown else 0
 
 
 def refuse_other_schema(conf: cfg.ConfigOpts) -> None:

@@ -73,8 +73,9 @@ class Program:
 
 def configuration(rabbit_url: str, redis_url: str, more: str = "") -> str:
     """Return a bus_cache.conf; ``more`` begins in the group ``[consumer]``."""
+    http = "" if "http_listen" in more else "http_listen =\n"  # many run side by side
     return (
         f"[DEFAULT]\ntransport_url = {rabbit_url}\n"
         f"[bus_cache]\nredis_url = {redis_url}\n"
-        f"[consumer]\n{more}\n"
+        f"[consumer]\n{http}{more}\n"
     )

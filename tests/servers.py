@@ -17,6 +17,7 @@ import abc
 import atexit
 import contextlib
 import importlib.util
+import json
 import os
 import random
 import re
@@ -28,6 +29,8 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -358,6 +361,49 @@ class Redis(Server):
     def _probe(self) -> None:
         with self.client(socket_connect_timeout=1.0, socket_timeout=1.0) as client:
             client.ping()
+
+
+class Prometheus(Server):
+    """Debian's prometheus, scraping some targets once a second."""
+
+    def __init__(self, *targets: str, rules: Path | None = None) -> None:
+        """``targets``: ``host:port``; ``rules``: a file of alerts."""
+        super().__init__()
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "scrape_configs": [
+                {"job_name": "bus-cache", "static_configs": [{"targets": list(targets)}]}
+            ],
+            "rule_files": [str(rules)] if rules else [],
+        }
+        (self.directory / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+    def _command(self) -> tuple[list[str], dict[str, str]]:
+        return [
+            program("prometheus", "prometheus"),
+            f"--config.file={self.directory}/prometheus.yml",
+            f"--storage.tsdb.path={self.directory}/data",
+            f"--web.listen-address={LOOPBACK}:{self.port}",
+        ], {}
+
+    def get(self, path: str, **arguments: str) -> Any:
+        """Ask its API; returns ``data`` of the answer."""
+        query = urllib.parse.urlencode(arguments)
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as answer:
+            return json.load(answer)["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The samples of a PromQL expression, now; urllib.error.HTTPError where it is none."""
+        found: list[dict[str, Any]] = self.get("query", query=expression)["result"]
+        return found
+
+    def _probe(self) -> None:
+        with urllib.request.urlopen(f"{self.url}/-/ready", timeout=2):
+            pass
 
 
 class Sentinel(Redis):

@@ -6,9 +6,11 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+METRICS = "docs/metrics.md"
 GENERATORS = {
     "etc/bus_cache/bus_cache.conf.sample": "etc/oslo-config-generator/bus_cache.conf",
     "etc/bus_cache/nova.conf.sample": "etc/oslo-config-generator/nova.conf",
@@ -25,15 +27,34 @@ def generated(generator: str) -> str:
         return Path(out.name).read_text()
 
 
+def metrics_reference() -> str:
+    """Return docs/metrics.md: its text, with the tables of what programs export."""
+    with warnings.catch_warnings():  # oslo.messaging's imports speak of eventlet
+        warnings.simplefilter("ignore")
+        from bus_cache.agent import metrics as agent  # noqa: PLC0415
+        from consumers import metrics as consumer  # noqa: PLC0415
+    text = (ROOT / METRICS).read_text()
+    for program, table in {"consumer": consumer.METRICS, "agent": agent.METRICS}.items():
+        rows = ["| metric | type | labels | what it is |", "| --- | --- | --- | --- |"]
+        for each in table:
+            labels = ", ".join(f"`{label}`" for label in each.labels)
+            rows.append(f"| `{each.name}` | {each.kind} | {labels} | {each.help} |")
+        begin, end = f"<!-- {program}: generated -->\n", f"<!-- {program}: end -->\n"
+        head, _, rest = text.partition(begin)
+        text = head + begin + "\n".join(rows) + "\n" + end + rest.partition(end)[2]
+    return text
+
+
 def main() -> int:
     """Run the command; 1 where ``--check`` finds a stale file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, fail where stale")
     check = parser.parse_args().check
     stale = []
-    for path, generator in GENERATORS.items():
+    texts = {path: generated(generator) for path, generator in GENERATORS.items()}
+    texts[METRICS] = metrics_reference()
+    for path, text in texts.items():
         target = ROOT / path
-        text = generated(generator)
         if target.exists() and target.read_text() == text:
             continue
         stale.append(path)

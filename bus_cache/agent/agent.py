@@ -7,6 +7,7 @@ a queue of messages, only which images to look at again.
 
 from __future__ import annotations
 
+import collections
 import logging
 import random
 import threading
@@ -54,7 +55,12 @@ class Intervals(NamedTuple):
 
 
 class Agent:
-    """One host's agent."""
+    """One host's agent.
+
+    :ivar counts: messages published, by event; ``unpublished`` and ``unreadable``: failures.
+    :ivar images: how many are in the cache, as last listed.
+    :ivar told_all: when the last snapshot was published, seconds since 1970; 0: never.
+    """
 
     def __init__(
         self,
@@ -77,6 +83,9 @@ class Agent:
         self._failures = 0
         self._told = False
         self._said = ""  # why nothing is reported
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.images = 0
+        self.told_all = 0.0
         # What other threads note, under the lock of this condition:
         self._noted = threading.Condition()
         self._everything = True
@@ -121,6 +130,11 @@ class Agent:
             self._not_before = self._heard + random.uniform(0, spread)
             LOG.info("a consumer reads again")
         self._noted.notify()
+
+    @property
+    def silent(self) -> bool:
+        """No consumer was heard for long, so nothing is published."""
+        return self._silent
 
     def stop(self) -> None:
         """Have goodbye said, and :meth:`run` end."""
@@ -189,6 +203,7 @@ class Agent:
         empty = bool(self._driver.caches_nothing)
         found = state.seen(Inventory(()) if empty else self._driver.list())
         self._scan_at = time.monotonic() + self._intervals().scan
+        self.images = sum(each is not None for each in found.values())
         return found
 
     def _look(self, changed: set[str]) -> dict[str, CachedImage | None]:
@@ -208,6 +223,7 @@ class Agent:
         if self._last_snapshot >= self._epoch_ends:
             self._begin()
         self._send(self._state.snapshot(found, leaving))
+        self.told_all = time.time()
         if not self._told:
             LOG.info("told all, %d images; from now on what changes is told", len(found))
         self._told = True
@@ -222,6 +238,7 @@ class Agent:
 
     def _send(self, message: state.Message) -> None:
         self._publisher.send(message)
+        self.counts[message.event] += 1
         LOG.debug("published %s %s", message.event, message.payload.get("image", ""))
         if self._failures:
             LOG.info("publishing works again")
@@ -250,11 +267,13 @@ class Agent:
         try:
             do()
         except PublishError as error:
+            self.counts["unpublished"] += 1
             if not self._failures:
                 LOG.warning("can't publish, trying until it works: %s", error)
             self._failures += 1
             pause = min(_LONGEST_PAUSE, 2.0 ** min(self._failures, 10)) * random.uniform(0.5, 1)
         except (Unreadable, ValueError) as error:
+            self.counts["unreadable"] += 1
             pause = min(pause, _LOOK_AGAIN)
             self._told = False
             if self._said != str(error):

@@ -6,6 +6,7 @@ starts again what died.
 
 from __future__ import annotations
 
+import functools
 import logging as standard_logging
 import os
 import signal
@@ -25,6 +26,7 @@ from bus_cache.agent.agent import Agent, Intervals
 from bus_cache.agent.epoch import Epochs
 from bus_cache.conf import ConfigurationError, nova, opts
 from bus_cache.conf import agent as agent_group
+from bus_cache.conf.types import address
 
 LOG = logging.getLogger(__name__)
 
@@ -84,6 +86,20 @@ def reload(conf: cfg.ConfigOpts, arguments: Sequence[str] | None) -> None:
     LOG.info("configuration read again")
 
 
+def show(conf: cfg.ConfigOpts, agent: Agent) -> None:
+    """Show metrics over HTTP, where that is switched on."""
+    listen = conf[agent_group.GROUP].http_listen
+    if not listen:
+        return
+    # costs memory on every compute host
+    from bus_cache.agent import metrics  # noqa: PLC0415
+    from bus_cache.web.server import Server, scraped  # noqa: PLC0415
+
+    samples = functools.partial(metrics.samples, agent)
+    routes = {"/metrics": scraped(metrics.METRICS, samples)}
+    Server(address(listen), routes, "[agent] http_listen").start()
+
+
 def _run(agent: Agent) -> None:
     try:
         agent.run()
@@ -115,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     thread = threading.Thread(target=_run, args=(agent,), name="agent", daemon=True)
     thread.start()
     asked.serve(conf, conf.host, agent)
+    show(conf, agent)
     while signal.sigwait(_SIGNALS) == signal.SIGHUP:
         reload(conf, arguments)
     agent.stop()

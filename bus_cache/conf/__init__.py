@@ -7,6 +7,7 @@ nova-scheduler's own files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
@@ -96,6 +97,29 @@ def value(conf: cfg.ConfigOpts, group: str | None, option: cfg.Opt) -> Any:
     raise ConfigurationError(
         f"[{group or 'DEFAULT'}] {option.name}{written} can't be used: {reason}."
     )
+
+
+def unknown(conf: cfg.ConfigOpts, groups: Iterable[tuple[str, list[cfg.Opt]]]) -> list[str]:
+    """Return a sentence for each name in our groups of the files that is no option.
+
+    oslo.config takes no notice of these, and so of a name that was mistyped.
+    """
+    known = {name: {option.dest for option in options} for name, options in groups}
+    found = []
+    files = [Path(name) for name in conf.config_file or ()]
+    for folder in conf.config_dirs:
+        files += sorted(Path(folder).glob("*.conf"))
+    for file in files:
+        sections: dict[str, dict[str, Any]] = {}
+        cfg.ConfigParser(str(file), sections).parse()
+        for group, options in known.items():
+            for name in sections.get(group, {}):
+                if name.replace("-", "_") not in options:
+                    found.append(
+                        f"{file}: [{group}] {one_line(name)} is no option of this version, and "
+                        "has no effect."
+                    )
+    return found
 
 
 def _written(conf: cfg.ConfigOpts, group: str | None, option: cfg.Opt) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from oslo_config import cfg
 
 from bus_cache.conf.text import paragraphs
-from bus_cache.conf.types import FiniteFloat
+from bus_cache.conf.types import FiniteFloat, ListenAddress
 
 GROUP = "agent"
 
@@ -75,6 +75,19 @@ OPTIONS = [
             do not report together. It tells consumers that the host still lives: keep it below a
             third of their [consumer] agent_timeout. Shorter: what was lost is repaired sooner
             where nobody noticed, and the bus carries more, about 60 bytes for each image.
+            """
+        ),
+    ),
+    cfg.Opt(
+        "http_listen",
+        type=ListenAddress(),
+        default="",
+        help=paragraphs(
+            """
+            IP address and port, such as 127.0.0.1:9878, at which the agent shows its metrics
+            (/metrics, which needs prometheus-client), read-only and without a password. Empty:
+            none, and some MiB of memory less on each compute host. The consumer's metrics tell of
+            agents that are silent, too.
             """
         ),
     ),

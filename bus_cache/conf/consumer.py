@@ -9,7 +9,7 @@ from oslo_config import cfg, types
 
 from bus_cache import names, protocol
 from bus_cache.conf.text import paragraphs
-from bus_cache.conf.types import FiniteFloat
+from bus_cache.conf.types import FiniteFloat, ListenAddress
 
 GROUP = "consumer"
 
@@ -232,6 +232,20 @@ OPTIONS = [
             Seconds between two comparisons with Nova's API; one consumer of a keyspace does it for
             all. Each lists all servers: some seconds of work of one of Nova's API processes for
             every thousand. 0: only where the index is known to have lost something.
+            """
+        ),
+    ),
+    cfg.Opt(
+        "http_listen",
+        type=ListenAddress(),
+        default="127.0.0.1:9877",
+        help=paragraphs(
+            """
+            IP address and port at which this consumer shows its metrics (/metrics, which needs
+            prometheus-client) and its health (/healthz, /readyz), read-only and without a password.
+            This machine only by default: hosts and images are nobody else's business. For a
+            Prometheus elsewhere take an address of the management network. Each consumer of a
+            machine needs its own. Empty: none.
             """
         ),
     ),

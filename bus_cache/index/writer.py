@@ -35,6 +35,7 @@ from bus_cache.index.changes import (
     ServiceState,
     Source,
 )
+from bus_cache.measure import LATENCY, Histogram
 
 REMEMBER = 7 * 24 * 3600
 """Seconds for which a deletion is remembered. Our queue expires before, so no later message is
@@ -126,7 +127,13 @@ class Usage(NamedTuple):
 
 
 class Writer:
-    """Writes statements into one keyspace."""
+    """Writes statements into one keyspace.
+
+    :ivar on_fetching: is told, of an image that is on its way to a host now, whether the host was
+        known to hold it before, and the image's size in bytes, where that is known.
+    :ivar calls: seconds that Redis took for each script call.
+    :ivar failures: how often Redis was away or refused to write for now.
+    """
 
     def __init__(
         self,
@@ -151,6 +158,9 @@ class Writer:
         self._keyspace = keyspace
         self._bus = bus
         self._on_switch = on_switch or (lambda host, managed: None)
+        self.on_fetching: Callable[[Fetching, bool, int | None], None] = lambda *_: None
+        self.calls = Histogram(LATENCY)
+        self.failures = 0
         folder = importlib.resources.files(__package__) / "lua"
         prelude = (folder / "prelude.lua").read_text()
         agents = prelude + (folder / "agent.lua").read_text()
@@ -259,10 +269,18 @@ class Writer:
         elif isinstance(first, Held):
             now = _now()
             self._run("hold", _pack([_row(each) for each in group]), now, now - LATE * 1000)
+        elif isinstance(first, (Fetching, FetchFailed)):
+            self._fetch(group)
         elif isinstance(first, (InUse, NotInUse)):
             self._run("uses", _pack([_row(each) for each in group]), MOST_USES)
         else:
             self._run(_SCRIPT_OF[type(first)], _pack([_row(each) for each in group]))
+
+    def _fetch(self, group: Sequence[Change]) -> None:
+        answer = self._run("fetch", _pack([_row(each) for each in group]))
+        for each, held, size in zip(group, answer[::2], answer[1::2], strict=True):
+            if isinstance(each, Fetching):
+                self.on_fetching(each, held == 1, size if size >= 0 else None)
 
     def _snapshot(self, said: AgentSnapshot) -> None:
         now = _now()
@@ -511,17 +529,22 @@ class Writer:
         try:
             yield
         except connect.AWAY as error:
+            self.failures += 1
             reason = connect.explain(error)
             if reason.startswith("SCHEMA "):  # by the scripts' prelude; this tells which one
                 self.check()
             raise Unavailable(reason) from error
         except connect.GARBLED as error:
+            self.failures += 1
             raise Unavailable(connect.garbled(error)) from error
 
     def _run(self, name: str, *arguments: Any) -> Any:
         if name not in self._scripts:
             self._scripts[name] = self._client.register_script(self._texts[name])
-        return self._scripts[name](keys=[self._keys.schema], args=[names.SCHEMA, *arguments])
+        began = time.monotonic()
+        answer = self._scripts[name](keys=[self._keys.schema], args=[names.SCHEMA, *arguments])
+        self.calls.observe(time.monotonic() - began)
+        return answer
 
     def _pages(self, name: str, *arguments: Any) -> None:
         """Call a script that takes a cursor and returns the next one, until all pages are done."""
@@ -561,8 +584,6 @@ def _fingerprints(image_id: str) -> tuple[str, bytes]:
 
 _SCRIPT_OF: dict[type, str] = {
     ImageSize: "size",
-    Fetching: "fetch",
-    FetchFailed: "fetch",
     ServiceState: "services",
 }
 
@@ -575,7 +596,7 @@ def _row(change: Change) -> tuple[Any, ...]:
     if isinstance(change, ImageSize):
         return (change.image_id, *_fingerprints(change.image_id), change.size, change.stamp)
     if isinstance(change, (Fetching, FetchFailed)):
-        about = (change.host, names.fingerprint(change.image_id), change.stamp)
+        about = (change.host, *_fingerprints(change.image_id), change.stamp)
         return (*about, change.stamp + FETCH_MOST * 1000, isinstance(change, Fetching))
     if isinstance(change, (InUse, NotInUse)):
         used = (change.image_id, *change.parts) if isinstance(change, InUse) else ()

@@ -1,0 +1,1 @@
+"""What programs show over HTTP: metrics, health, and a page to look at."""
