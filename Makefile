@@ -19,7 +19,7 @@ REPEAT ?= 2
 EXAMPLES ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz coverage test-nova-releases check format lab-test lab-churn chaos bench load latency agent-bench model simulate simulate-small clean
+.PHONY: help demo test fuzz coverage test-nova-releases check format lab-test lab-bytes lab-churn chaos bench load latency agent-bench model simulate simulate-small clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,10 @@ format: $(VENV)/.check  ## format the code, write generated files anew
 
 lab-test: $(VENV)/.lab servers-lab  ## a real Nova control plane on this machine, driven through its operations
 	$(BIN)/python -m pytest tests/lab $(ARGS)
+
+lab-bytes: REPEAT := 1
+lab-bytes: $(VENV)/.lab servers-lab  ## what the weigher saves: real downloads from a slow Glance, weigher off and on; REPEAT=1
+	$(BIN)/python -m tests.lab.bytes --repeat $(REPEAT) $(ARGS)
 
 lab-churn: $(VENV)/.lab-churn servers-lab servers-libvirt  ## a real libvirt host's image cache against the index, for MINUTES=15 (root only)
 	$(BIN)/python -m tests.lab.churn --minutes $(MINUTES) $(ARGS)
@@ -98,7 +102,7 @@ servers-vcenter:
 	@tools/servers.sh golang-go golang-github-vmware-govmomi-dev
 
 servers-lab:
-	@tools/servers.sh rabbitmq-server redis-server mariadb-server
+	@tools/servers.sh rabbitmq-server redis-server mariadb-server qemu-utils
 
 # without libvirt-daemon-system: the lab needs neither its services nor its configuration
 servers-libvirt:
@@ -130,5 +134,9 @@ $(VENV)/.simulate: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.lab: $(VENV)/.created pyproject.toml constraints.txt
 	@$(call install,lab)
 # libvirt-python is compiled, against libvirt's headers
-$(VENV)/.lab-churn: $(VENV)/.created pyproject.toml constraints.txt | servers-libvirt
+$(VENV)/.lab-bytes: REPEAT := 1
+lab-bytes: $(VENV)/.lab servers-lab  ## what the weigher saves: real downloads from a slow Glance, weigher off and on; REPEAT=1
+	$(BIN)/python -m tests.lab.bytes --repeat $(REPEAT) $(ARGS)
+
+lab-churn: $(VENV)/.created pyproject.toml constraints.txt | servers-libvirt
 	@$(call install,lab-churn)

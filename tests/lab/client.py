@@ -186,8 +186,8 @@ class Cloud:
         for server in servers:
             wait_until(server._gone, f"the deletion of server {server.id}")
 
-    def create_flavor(self, name: str, ram: int, disk: int) -> None:
-        flavor = {"id": name, "name": name, "ram": ram, "disk": disk, "vcpus": 1}
+    def create_flavor(self, name: str, ram: int, disk: int, vcpus: int = 1) -> None:
+        flavor = {"id": name, "name": name, "ram": ram, "disk": disk, "vcpus": vcpus}
         self.nova.post("/flavors", json={"flavor": flavor})
 
     # -- hosts

@@ -1,6 +1,6 @@
-"""nova-compute, as its console script starts it, with the lab's driver among Nova's own.
+"""nova-compute, as its console script starts it, with the lab's drivers among Nova's own.
 
-Nova loads a compute driver only from below ``nova.virt``. Registering our module under such a name
+Nova loads a compute driver only from below ``nova.virt``. Registering our modules under such names
 is enough; nothing has to be copied into Nova's package.
 """
 
@@ -9,9 +9,10 @@ import sys
 # First of all: like nova-compute itself this chooses how Nova runs its threads.
 from nova.cmd import compute
 
-from tests.lab import driver
+from tests.lab import downloading, driver
 
 sys.modules["nova.virt.bus_cache_lab"] = driver
+sys.modules["nova.virt.bus_cache_lab_downloading"] = downloading
 
 if __name__ == "__main__":
     compute.main()

@@ -224,6 +224,17 @@ def nova_libvirt(
     return merge(nova(addresses, host, state, options), own, options.extra)
 
 
+def downloading(glance: str) -> Sections:
+    """What a compute host with the driver that really downloads has over :func:`nova`.
+
+    :param glance: the URL at which Nova finds Glance.
+    """
+    return {
+        "DEFAULT": {"compute_driver": "bus_cache_lab_downloading.DownloadingDriver"},
+        "glance": {"endpoint_override": glance},
+    }
+
+
 def nova_control(addresses: Addresses, host: str, state: Path, options: NovaOptions) -> Sections:
     """``nova.conf`` of the API, the scheduler and the conductor."""
     own: Sections = {

@@ -37,6 +37,9 @@ APPLICATIONS = {
     "glance": "glance.wsgi.api:application",
     "nova": "nova.wsgi.osapi_compute:application",
 }
+#: Requests that an API answers at the same time. A download takes one of them for all its time.
+THREADS = 16
+DOWNLOADS = 64
 DATABASES = ("keystone", "placement", "glance", "nova_api", "nova_cell0", "nova")
 
 
@@ -160,6 +163,11 @@ class ControlPlane:
     def bus_cache_config(self) -> Path:
         return self.directory / "etc" / "bus_cache" / "bus_cache.conf"
 
+    @property
+    def downloads(self) -> Path:
+        """What went through :meth:`slow_glance`."""
+        return self.directory / "log" / "downloads.jsonl"
+
     def base(self, host: str) -> Path:
         """A compute host's image cache."""
         return self.state(host) / "instances" / "_base"
@@ -254,11 +262,12 @@ class ControlPlane:
                 raise LabError(f"{name} did not come up:\n{servers.tail(self.log(name))}")
             time.sleep(0.1)
 
-    def _start_api(self, name: str, environment: Mapping[str, str]) -> None:
+    def _start_api(self, name: str, environment: Mapping[str, str], threads: int = THREADS) -> None:
         """Start a service's API and wait until it answers anything at all."""
         port = self.addresses.ports[name]
         python = [sys.executable, "-m", "tests.lab.serve"]
-        self.start_service(name, [*python, APPLICATIONS[name], str(port)], environment)
+        arguments = (APPLICATIONS[name], str(port), str(threads))
+        self.start_service(name, [*python, *arguments], environment)
         self._await(name, lambda: _answers(port))
 
     # -- services
@@ -319,7 +328,14 @@ class ControlPlane:
         config = str(self.config("glance"))
         self._run("glance-manage", "glance-manage", "--config-file", config, "db_sync")
         directory = str(self.config("glance").parent)
-        self._start_api("glance", {"OS_GLANCE_CONFIG_DIR": directory})
+        self._start_api("glance", {"OS_GLANCE_CONFIG_DIR": directory}, DOWNLOADS)
+
+    def slow_glance(self, port: int, bandwidth: float) -> None:
+        """Have Glance's images at one more port, behind a link of so many bytes a second."""
+        glance = self.addresses.ports["glance"]
+        arguments = (str(port), str(glance), str(bandwidth), str(self.downloads))
+        self.start_service("throttle", [sys.executable, "-m", "tests.lab.throttle", *arguments])
+        self._await("throttle", lambda: _answers(port))
 
     def _start_neutron_stub(self) -> None:
         port = self.addresses.ports["neutron"]

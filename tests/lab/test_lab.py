@@ -21,8 +21,8 @@ import pytest
 from tests import servers
 from tests.lab import scenario
 from tests.lab.client import Server
-from tests.lab.conftest import CONSUMER, Product
 from tests.lab.plane import ControlPlane
+from tests.lab.product import CONSUMER, Product
 from tests.lab.scenario import STEPS, Scenario, image_id
 from tests.lab.truth import BOTH, UNVERSIONED, VERSIONED
 
