@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+from bus_cache.cli import app
+
 ROOT = Path(__file__).parent.parent
-GENERATORS = {
-    "etc/bus_cache/bus_cache.conf.sample": "etc/oslo-config-generator/bus_cache.conf",
-    "etc/bus_cache/nova.conf.sample": "etc/oslo-config-generator/nova.conf",
-}
+COMMANDS = """\
+# Command line reference
+
+Generated: what `bus-cache help COMMAND` prints. All commands only read, but for `sync --repair`
+and `flush`.
+"""
 
 
-def generated(generator: str) -> str:
+def sample(generator: str) -> str:
     """Return what oslo-config-generator makes of one of its configuration files."""
     with tempfile.NamedTemporaryFile() as out:
         command = Path(sys.executable).with_name("oslo-config-generator")
@@ -23,6 +30,33 @@ def generated(generator: str) -> str:
             [command, "--config-file", ROOT / generator, "--output-file", out.name], check=True
         )
         return Path(out.name).read_text()
+
+
+def commands() -> str:
+    """Return the page of the command line: each command's own help."""
+    program = Path(sys.executable).with_name("bus-cache")
+    parts = [COMMANDS]
+    for name in ("", *app.COMMANDS):
+        said = subprocess.run(
+            [program, "help", *name.split()],
+            env={**os.environ, "COLUMNS": "100", "PYTHONIOENCODING": "utf-8"},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        parts.append(f"## bus-cache {name}".rstrip() + f"\n\n```text\n{said.strip()}\n```\n")
+    return "\n".join(parts)
+
+
+GENERATORS: dict[str, Callable[[], str]] = {
+    "docs/commands.md": commands,
+    "etc/bus_cache/bus_cache.conf.sample": functools.partial(
+        sample, "etc/oslo-config-generator/bus_cache.conf"
+    ),
+    "etc/bus_cache/nova.conf.sample": functools.partial(
+        sample, "etc/oslo-config-generator/nova.conf"
+    ),
+}
 
 
 def main() -> int:
@@ -33,7 +67,7 @@ def main() -> int:
     stale = []
     for path, generator in GENERATORS.items():
         target = ROOT / path
-        text = generated(generator)
+        text = generator()
         if target.exists() and target.read_text() == text:
             continue
         stale.append(path)
