@@ -19,7 +19,7 @@ REPEAT ?= 2
 EXAMPLES ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz coverage test-nova-releases check format lab-test lab-bytes lab-churn chaos bench load latency agent-bench model simulate simulate-small clean
+.PHONY: help demo test fuzz coverage test-nova-releases check docs format lab-test lab-bytes lab-churn chaos bench load latency agent-bench model simulate simulate-small clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,11 +49,16 @@ check: $(VENV)/.check  ## style, types, import rules, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.generate --check
 	$(BIN)/reno -q lint
+	@$(MAKE) --no-print-directory docs
 
 format: $(VENV)/.check  ## format the code, write generated files anew
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python -m tools.generate
+
+docs: $(VENV)/.check  ## the documentation, as pages and man pages, in build/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/docs/trees docs build/docs/html
+	$(BIN)/python -m sphinx -q -W --keep-going -b man -d build/docs/trees docs build/docs/man
 
 lab-test: $(VENV)/.lab servers-lab  ## a real Nova control plane on this machine, driven through its operations
 	$(BIN)/python -m pytest tests/lab $(ARGS)
@@ -96,7 +101,7 @@ clean:  ## remove what was made here, the virtual environment too
 
 .PHONY: servers servers-vcenter servers-lab servers-libvirt
 servers:
-	@tools/servers.sh rabbitmq-server redis-server openssl prometheus
+	@tools/servers.sh rabbitmq-server redis-server openssl systemd prometheus
 
 servers-vcenter:
 	@tools/servers.sh golang-go golang-github-vmware-govmomi-dev

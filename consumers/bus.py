@@ -594,14 +594,8 @@ class Bus:
     def _deliver(self, queue: str, message: Any) -> None:
         """Take a message as py-amqp (RabbitMQ) or kombu (in memory, already unpacked) hands it."""
         self._tags.append(message.delivery_tag)
-        body = message.body
-        if isinstance(body, str):
-            body = body.encode("utf-8", "surrogateescape")
-        headers = message.properties.get("application_headers") if self._multiple else None
-        if headers and "compression" in headers:
-            body = _decompress(body, headers["compression"])
         exchange = message.delivery_info.get("exchange") or ""
-        self._on_delivery(Delivery(body, exchange, queue))
+        self._on_delivery(Delivery(body(message), exchange, queue))
 
     def _drop(self, queue: str, message: Any) -> None:
         self._tags.append(message.delivery_tag)
@@ -612,15 +606,8 @@ class Bus:
     def _cancelled(self, consumer_tag: str) -> None:
         raise amqp_exceptions.ConsumerCancelled("the broker took the queue away from us")
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn whatever kombu and py-amqp raise about a broken bus into :class:`BusError`."""
-        try:
-            yield
-        except BusError:
-            raise
-        except _BROKEN as error:
-            raise BusError(one_line(error)) from error
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return errors()
 
 
 _BROKEN = (
@@ -631,6 +618,17 @@ _BROKEN = (
     kombu.exceptions.KombuError,
     AttributeError,  # py-amqp, where the connection is lost while it is in use
 )
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """Turn whatever kombu and py-amqp raise about a broken bus into :class:`BusError`."""
+    try:
+        yield
+    except BusError:
+        raise
+    except _BROKEN as error:
+        raise BusError(one_line(error)) from error
 
 
 class QueueDepth(NamedTuple):
@@ -734,6 +732,19 @@ def passive(connection: Connection, queue: str) -> Any:
         if "home node" in str(error):  # it is there, on a broker of the cluster that is down
             raise
         return None
+
+
+def body(message: Any) -> bytes:
+    """Return a message's body, unpacked, of one as py-amqp or kombu's in-memory transport has
+    it.
+    """
+    found = message.body
+    if isinstance(found, str):  # kombu, which unpacked it
+        return found.encode("utf-8", "surrogateescape")
+    headers = message.properties.get("application_headers")
+    if headers and "compression" in headers:
+        return _decompress(found, headers["compression"])
+    return bytes(found)
 
 
 def _decompress(body: bytes, compression: object) -> bytes:

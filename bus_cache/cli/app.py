@@ -25,6 +25,8 @@ COMMANDS = {
     "host show": "bus_cache.cli.host:HostShow",
     "status": "bus_cache.cli.status:Status",
     "sync": "bus_cache.cli.sync:Sync",
+    "record": "bus_cache.cli.record:Record",
+    "replay": "bus_cache.cli.record:Replay",
     "flush": "bus_cache.cli.flush:Flush",
 }
 

@@ -67,7 +67,7 @@ class Command(cliff.command.Command):
         :raises CommandError: Redis can't be used, or the schema is not ours.
         :raises bus_cache.conf.ConfigurationError: an option can't be used.
         """
-        conf = configuration.load(self.app.NAME, self._config_arguments(), opts.CONSUMER_GROUPS)
+        conf = configuration.load(self.app.NAME, self.config_arguments(), opts.CONSUMER_GROUPS)
         group = conf[common.GROUP]
         where = str(connect.parse(group.redis_url))
         complaints = _Complaints(self.app)
@@ -98,7 +98,8 @@ class Command(cliff.command.Command):
                 "the keyspace %r in Redis at %s has nothing to list", index.keyspace, index.where
             )
 
-    def _config_arguments(self) -> list[str]:
+    def config_arguments(self) -> list[str]:
+        """Return the arguments of the command line that name configuration files."""
         options = self.app.options
         return [f"--config-file={name}" for name in options.config_file or ()] + [
             f"--config-dir={name}" for name in options.config_dir or ()
