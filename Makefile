@@ -139,9 +139,5 @@ $(VENV)/.simulate: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.lab: $(VENV)/.created pyproject.toml constraints.txt
 	@$(call install,lab)
 # libvirt-python is compiled, against libvirt's headers
-$(VENV)/.lab-bytes: REPEAT := 1
-lab-bytes: $(VENV)/.lab servers-lab  ## what the weigher saves: real downloads from a slow Glance, weigher off and on; REPEAT=1
-	$(BIN)/python -m tests.lab.bytes --repeat $(REPEAT) $(ARGS)
-
-lab-churn: $(VENV)/.created pyproject.toml constraints.txt | servers-libvirt
+$(VENV)/.lab-churn: $(VENV)/.created pyproject.toml constraints.txt | servers-libvirt
 	@$(call install,lab-churn)
