@@ -264,7 +264,12 @@ FAULTS: dict[str, Fault] = {
     "consumer-timeout": Fault(
         "consumer_timeout of 5 s, while Redis is away for 16 s", consumer_timeout, PERSISTENT
     ),
-    "redis-kill": Fault("Redis with appendonly: kill -9, 3 s", redis_kill, PERSISTENT),
+    "redis-kill": Fault("Redis with appendfsync always: kill -9, 3 s", redis_kill, PERSISTENT),
+    "redis-kill-everysec": Fault(
+        "Redis with appendfsync everysec: kill -9, 3 s",
+        redis_kill,
+        Setting(store=lambda keyspace: stores.persistent("everysec"), heals=True, deletions=False),
+    ),
     "redis-kill-empty": Fault("Redis without persistence: kill -9, 3 s", redis_kill, HEALS),
     "redis-paused": Fault("Redis paused for 20 s", redis_paused),
     "redis-full": Fault("Redis: maxmemory reached, noeviction, 5 s", redis_full),

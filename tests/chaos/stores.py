@@ -96,9 +96,13 @@ class Single(Store):
         self.url = self.server.url
 
 
-def persistent() -> Single:
-    """Return a server that keeps all that it acknowledged, but for a failure of its machine."""
-    return Single("--appendonly", "yes")
+def persistent(fsync: str = "always") -> Single:
+    """Return a server that keeps all that it acknowledged.
+
+    With ``everysec`` it does not: while the disk is busy Redis answers first, and writes up to two
+    seconds later (``flushAppendOnlyFile`` in its aof.c).
+    """
+    return Single("--appendonly", "yes", "--appendfsync", fsync)
 
 
 class Watched(Store):
