@@ -144,6 +144,8 @@ class Player:
             )
             channel.basic_publish(message, exchange, key)
             count += 1
+            if count % 1000 == 0:  # a broker that is slow must not be sent too much ahead
+                channel.queue_declare(bus.OURS, passive=True)
         channel.close()
         self._wait()
         took = time.monotonic() - start
@@ -275,7 +277,8 @@ def draw(reports: Sequence[Report], path: Path) -> None:
         ylabel="processor time per message, us",
         title="consumer (lines) and Redis (dashes)",
     )
-    left.legend(fontsize=7)
+    left.set_ylim(bottom=1)  # room for the legend
+    left.legend(fontsize=7, loc="lower left")
     right.plot(hosts, [each.memory for each in reports], marker="o")
     right.set(xscale="log", yscale="log", xlabel="hosts", ylabel="MB", title="Redis' memory")
     figure.savefig(path.with_suffix(".png"), dpi=110)

@@ -126,14 +126,16 @@ def _everything_again(size: Size) -> Iterator[Row]:
         client.config_set("slowlog-max-len", 100_000)
         client.flushall()
         client.slowlog_reset()
-        start, used = time.monotonic(), _processor(client)
+        start, used, each = time.monotonic(), _processor(client), []
         for number in range(size.agents):
+            before = _processor(client)
             index.apply([_snapshot(f"compute{number}.example.org", IMAGES)])
+            each.append(1000 * (_processor(client) - before))
         took, used = time.monotonic() - start, _processor(client) - used
         slow = [
-            each["duration"] / 1000
-            for each in client.slowlog_get(100_000)
-            if each["command"].upper().startswith(b"EVALSHA")
+            call["duration"] / 1000
+            for call in client.slowlog_get(100_000)
+            if call["command"].upper().startswith(b"EVALSHA")
         ]
     goal = 60 * size.agents / HOSTS  # the goal is for all of them
     yield Row(
@@ -145,17 +147,15 @@ def _everything_again(size: Size) -> Iterator[Row]:
         bounds="ours",
     )
     yield Row("  Redis' processor time for each", 1000 * used / size.agents, None, "ms")
-    longest = max(slow, default=1.0)
     yield Row(
-        "  the longest of their script calls, by Redis' clock",
-        longest,
+        "  the longest of their script calls, Redis' processor time",
+        max(each),
         None,
         "ms",
         5.0,
         bounds="ours",
-        note=f"{len(slow)} of {size.agents:,} took over 1 ms, "
-        f"{sum(each > 5 for each in slow)} over 5 ms; on a busy machine the "
-        "clock counts what others do, the processor time does not",
+        note=f"by its clock {max(slow, default=1.0):.3g} ms, and {sum(c > 5 for c in slow)} of "
+        f"{size.agents:,} took over 5 ms; on a busy machine the clock counts what others do",
     )
 
 
