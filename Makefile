@@ -89,7 +89,7 @@ clean:  ## remove what was made here, the virtual environment too
 
 .PHONY: servers servers-vcenter servers-lab servers-libvirt
 servers:
-	@tools/servers.sh rabbitmq-server redis-server openssl prometheus
+	@tools/servers.sh rabbitmq-server redis-server openssl prometheus chromium
 
 servers-vcenter:
 	@tools/servers.sh golang-go golang-github-vmware-govmomi-dev
