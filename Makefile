@@ -27,7 +27,7 @@ help:  ## list what can be made
 demo: $(VENV)/.demo  ## the main job on embedded parts: recorded notifications in, ranked hosts out
 	@$(BIN)/python -m tools.demo
 
-test: $(VENV)/.test servers servers-vcenter  ## all tests but the lab's: unit, and functional on real servers
+test: $(VENV)/.test servers servers-vcenter servers-browser  ## all tests but the lab's: unit, and functional on real servers
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
 
 test-nova-releases: $(VENV)/.releases servers  ## weigher and evidence on Nova 27 to 34, each in an environment of its own; RELEASES="27 34"
@@ -36,7 +36,7 @@ test-nova-releases: $(VENV)/.releases servers  ## weigher and evidence on Nova 2
 fuzz: $(VENV)/.fuzz  ## what parses what others wrote, led by coverage, for MINUTES=15; crashes are kept in build/fuzz
 	$(BIN)/python -W ignore -m tests.fuzz --minutes $(MINUTES) $(ARGS)
 
-coverage: $(VENV)/.coverage servers servers-vcenter  ## which lines and branches the tests of `make test` reach, in all processes
+coverage: $(VENV)/.coverage servers servers-vcenter servers-browser  ## which lines and branches the tests of `make test` reach, in all processes
 	@rm -rf build/coverage && mkdir -p build/coverage
 	-$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
 	$(BIN)/coverage combine --quiet
@@ -99,12 +99,15 @@ clean:  ## remove what was made here, the virtual environment too
 
 # -- set-up --------------------------------------------------------------------------------
 
-.PHONY: servers servers-vcenter servers-lab servers-libvirt
+.PHONY: servers servers-vcenter servers-browser servers-lab servers-libvirt
 servers:
 	@tools/servers.sh rabbitmq-server redis-server openssl systemd prometheus
 
 servers-vcenter:
 	@tools/servers.sh golang-go golang-github-vmware-govmomi-dev
+
+servers-browser:
+	@tools/servers.sh chromium
 
 servers-lab:
 	@tools/servers.sh rabbitmq-server redis-server mariadb-server qemu-utils

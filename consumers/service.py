@@ -26,15 +26,14 @@ from bus_cache.conf import common, messaging, nova, opts
 from bus_cache.conf import consumer as consumer_group
 from bus_cache.conf.types import address
 from bus_cache.index.writer import SchemaError, Unavailable, Writer
-from bus_cache.web.server import Server
-from consumers import ageing, health, shown, transport
+from consumers import ageing, health, transport
 from consumers.agents import Agents, Times
 from consumers.asking import Asker
 from consumers.bus import Topology
 from consumers.consumer import Consumer, Rules
 from consumers.nova_api import NovaApi
 from consumers.reconcile import Reconciler
-from consumers.survey import Surveyor
+from consumers.shown import Shown
 from consumers.sweep import Sweep
 
 LOG = logging.getLogger(__name__)
@@ -135,18 +134,16 @@ def reconciler(conf: cfg.ConfigOpts) -> Reconciler | None:
     )
 
 
-def _http(
-    conf: cfg.ConfigOpts, running: Sequence[Consumer], api: Reconciler | None
-) -> tuple[Surveyor, Server | None]:
+def shown(
+    conf: cfg.ConfigOpts, running: Sequence[Consumer], reconciler: Reconciler | None
+) -> Shown | None:
     """Return what shows the consumers over HTTP, not yet listening; None where it is switched
     off."""
-    client = functools.partial(configuration.redis_client, conf, client_name=PROGRAM)
-    surveyor = Surveyor(client, conf[common.GROUP].keyspace)
     listen = conf[consumer_group.GROUP].http_listen
     if not listen:
-        return surveyor, None
-    routes = shown.routes(running, surveyor, api)
-    return surveyor, Server(address(listen), routes, "[consumer] http_listen")
+        return None
+    client = functools.partial(configuration.redis_client, conf, client_name=PROGRAM)
+    return Shown(address(listen), running, reconciler, client, conf[common.GROUP].keyspace)
 
 
 class ConsumerService(cotyledon.Service):
@@ -172,7 +169,7 @@ class ConsumerService(cotyledon.Service):
         self._reconciler = reconciler(self._conf)
         on_loss = None if self._reconciler is None else self._lost
         self._consumers = consumers(self._conf, on_loss)
-        self._surveyor, self._server = _http(self._conf, self._consumers, self._reconciler)
+        self._shown = shown(self._conf, self._consumers, self._reconciler)
         self._systemd = health.Systemd(systemd, self._consumers)
         programs: list[Consumer | Reconciler] = [*self._consumers]
         if self._reconciler is not None:
@@ -187,9 +184,8 @@ class ConsumerService(cotyledon.Service):
         for thread in self._threads:
             thread.start()
         self._systemd.start()
-        if self._server is not None:
-            self._surveyor.start()
-            self._server.start()
+        if self._shown is not None:
+            self._shown.start()
 
     def _lost(self, reason: str) -> None:
         assert self._reconciler is not None
@@ -213,9 +209,8 @@ class ConsumerService(cotyledon.Service):
             consumer.stop()
         if self._reconciler is not None:
             self._reconciler.stop()
-        self._surveyor.stop()
-        if self._server is not None:
-            self._server.stop()
+        if self._shown is not None:
+            self._shown.stop()
         deadline = time.monotonic() + GRACE
         for thread in self._threads[: len(self._consumers)]:  # what waits for an API may be left
             if thread.is_alive():

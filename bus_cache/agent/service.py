@@ -91,7 +91,7 @@ def show(conf: cfg.ConfigOpts, agent: Agent) -> None:
     listen = conf[agent_group.GROUP].http_listen
     if not listen:
         return
-    # costs memory on every compute host
+    # else it would cost a MiB on every compute host
     from bus_cache.agent import metrics  # noqa: PLC0415
     from bus_cache.web.server import Server, scraped  # noqa: PLC0415
 

@@ -86,8 +86,8 @@ OPTIONS = [
             """
             IP address and port, such as 127.0.0.1:9878, at which the agent shows its metrics
             (/metrics, which needs prometheus-client), read-only and without a password. Empty:
-            none, and some MiB of memory less on each compute host. The consumer's metrics tell of
-            agents that are silent, too.
+            none. Nothing listens on compute hosts unless it is wanted: the consumer's metrics tell
+            of agents that are silent, too.
             """
         ),
     ),

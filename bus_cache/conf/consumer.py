@@ -241,11 +241,11 @@ OPTIONS = [
         default="127.0.0.1:9877",
         help=paragraphs(
             """
-            IP address and port at which this consumer shows its metrics (/metrics, which needs
-            prometheus-client) and its health (/healthz, /readyz), read-only and without a password.
-            This machine only by default: hosts and images are nobody else's business. For a
-            Prometheus elsewhere take an address of the management network. Each consumer of a
-            machine needs its own. Empty: none.
+            IP address and port at which this consumer shows a page to look at (/), its metrics
+            (/metrics, which needs prometheus-client) and its health (/healthz, /readyz), read-only
+            and without a password. This machine only by default: hosts and images are nobody else's
+            business. For a Prometheus elsewhere take an address of the management network. Each
+            consumer of a machine needs its own. Empty: none.
             """
         ),
     ),

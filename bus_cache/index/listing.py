@@ -181,7 +181,19 @@ class Listing:
         """Tell whether an image was deleted, and that is still remembered."""
         return bool(self._client.exists(self._keys.gone_image(fingerprint)))
 
+    def members(self, fingerprint: str) -> Iterator[str]:
+        """Yield the hosts that hold an image, in no order, and nothing else of them."""
+        for member in self._members(self._keys.image(fingerprint)):
+            yield self._host_name(member)
+
     # -- hosts -----------------------------------------------------------------------------
+
+    def heard(self) -> Iterator[tuple[str, int | None]]:
+        """Yield every host that is known, in no order, with the stamp of its newest evidence, and
+        nothing else of them."""
+        for member, score in self._pairs("zscan_iter", self._keys.hosts):
+            host = self._host_name(member)
+            yield host, self._stamp(score, f"the newest stamp of {host}")
 
     def hosts(self) -> Iterator[HostRow]:
         """Yield every host that is known, in no order."""
@@ -241,10 +253,15 @@ class Listing:
 
     # -- the whole -------------------------------------------------------------------------
 
-    def counts(self) -> Counts:
-        """Count what is in the index. It takes a round trip for each :data:`PAGE` images."""
+    def counts(self, tell: Callable[[ImageRow], None] | None = None) -> Counts:
+        """Count what is in the index. It takes a round trip for each :data:`PAGE` images.
+
+        :param tell: is told of each image on the way.
+        """
         images = held = memberships = 0
         for row in self.images():
+            if tell is not None:
+                tell(row)
             images += 1
             held += row.hosts > 0
             memberships += row.hosts

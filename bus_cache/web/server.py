@@ -1,8 +1,8 @@
 """A small HTTP server in threads of its own: GET only, bounded in whatever a client may do.
 
 A client may be slow, send much, or come in crowds: it costs at most :data:`MOST` threads, for
-:data:`SECONDS` each, and :data:`MOST_BYTES` of memory in each. What the program is there for never
-waits for it.
+:data:`SECONDS` each, :data:`MOST_BYTES` of memory in each, and what :data:`A_SECOND` answers cost.
+What the program is there for never waits for it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ LOG = logging.getLogger(__name__)
 
 MOST = 8
 """Connections at a time; further ones are closed at once. Prometheus and some people."""
+
+A_SECOND = 10
+"""Connections that are taken in a second; further ones wait in the kernel, or are refused there."""
 
 SECONDS = 10.0
 """Seconds that a connection may last: request and answer."""
@@ -135,12 +138,14 @@ class _Listener(socketserver.ThreadingTCPServer):
     def __init__(self, address: Address, routes: Routes) -> None:
         self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         self.routes = routes
+        self.came = False
         self._open: dict[socket.socket, float] = {}
         self._lock = threading.Lock()
         super().__init__((address.host, address.port), _Handler)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Take a connection, where there are not too many."""
+        self.came = True
         with self._lock:
             if len(self._open) >= MOST:
                 return False
@@ -214,5 +219,8 @@ class Server:
             LOG.info("listening on http://%s/", self._address)
             with listener:
                 while not self._stop.is_set():
+                    listener.came = False
                     listener.handle_request()
                     listener.end_late()
+                    if listener.came:
+                        self._stop.wait(1 / A_SECOND)

@@ -109,6 +109,26 @@ def test_slow_ones_hold_no_more_than_their_share_and_not_for_long(
     assert get(listening) == (200, b"well\n")
 
 
+def test_a_crowd_gets_no_more_answers_than_a_second_has(listening: Address) -> None:
+    answered = 0
+
+    def ask(until: float) -> None:
+        nonlocal answered
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                get(listening)
+                answered += 1
+
+    began = time.monotonic()
+    crowd = [threading.Thread(target=ask, args=(began + 2,)) for _ in range(10)]
+    for each in crowd:
+        each.start()
+    for each in crowd:
+        each.join()
+    assert 0 < answered <= (time.monotonic() - began + 1) * server.A_SECOND
+    assert get(listening) == (200, b"well\n")
+
+
 def test_a_port_that_is_taken_is_tried_again(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
