@@ -64,10 +64,12 @@ class Keys:
                                       or when the agent is asked again
     ``listening``             HASH    bus -> ms when agents were last told that somebody reads;
                                       ``server`` -> run_id of the Redis that it was on then
-    ``coming:<fingerprint>``  ZSET    host -> ms until which the image is on its way, at the most
-    ``uses:<host>``           HASH    raw server id -> msgpack [stamp in ms, raw fingerprint, ...]:
-                                      since when the server used which images there, or, empty, that
-                                      it left; the newest first
+    ``coming:<fingerprint>``  ZSET    host -> ms until which the image is on its way, at the most;
+                                      minus the same: it failed, and a beginning of before does not
+                                      count; expires
+    ``uses:<host>``           HASH    raw server id -> msgpack [stamp in ms, raw fingerprints, ...]:
+                                      since when the server used which images there (its own, then
+                                      kernel and ramdisk), or, empty, that it left; the newest first
     ``services``              HASH    host -> msgpack [stamp in ms, whether nova-compute is up]
     ``ageing``                ZSET    host -> oldest stamp of a change since the last ageing sweep
     ``claim:<name>``          STRING  one consumer does this now; expires

@@ -19,9 +19,10 @@ did not begin with a touch, counts for nothing: most likely no pass saw it. And 
 migration counts as a touch only where the file may have been gone by then, and fetched anew.
 
 What servers use is a row for each server on a host (see ``uses:<host>`` in
-:class:`bus_cache.names.Keys`): msgpack ``[stamp, what, stamp, what, ...]``, newest first; what is a
-raw fingerprint: from then on the server used that image, or empty: it left. What was told holds
-until the next newer thing that is another.
+:class:`bus_cache.names.Keys`): msgpack ``[stamp, what, stamp, what, ...]``, newest first; what is
+raw fingerprints, one after the other: from then on the server used these images, first its own,
+then its kernel's and its ramdisk's (``_list_running_instances`` in nova/virt/imagecache.py), or
+empty: it left. What was told holds until the next newer thing that is another.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgpack
+
+_RAW = 20
+"""Bytes of a raw fingerprint."""
 
 REMEMBER = 7 * 24 * 3600 * 1000
 """Milliseconds for which it is remembered that a server left, at the least: no message is later."""
@@ -81,13 +85,13 @@ class Use(NamedTuple):
     """What one server uses and used on one host: see the module."""
 
     said: tuple[tuple[int, bytes], ...]
-    """Stamps, each with the raw fingerprint of what was used from then on; empty: the server left.
+    """Stamps, each with the raw fingerprints of what was used from then on; empty: the server left.
     Newest first; never empty in Redis."""
 
     @property
     def image(self) -> bytes | None:
-        """The image that the server uses; None: it left."""
-        return self.said[0][1] or None if self.said else None
+        """The server's own image; None: it left."""
+        return self.said[0][1][:_RAW] or None if self.said else None
 
     @property
     def newest(self) -> int:
@@ -95,23 +99,23 @@ class Use(NamedTuple):
         return self.said[0][0] if self.said else 0
 
     def intervals(self) -> Iterator[tuple[bytes, int, int | None]]:
-        """Yield each use with the stamps of its begin and its end, the newest first; None: it goes
-        on."""
+        """Yield each use of an image with the stamps of its begin and its end, the newest first;
+        None: it goes on."""
         end: int | None = None
         for what, same in itertools.groupby(self.said, key=operator.itemgetter(1)):
             begin = min(stamp for stamp, _ in same)
-            if what:
-                yield what, begin, end
+            for first in range(0, len(what), _RAW):
+                yield what[first : first + _RAW], begin, end
             end = begin
 
-    def merged(self, fingerprint: bytes | None, stamp: int, most: int) -> Use:
-        """Return what is known when an image is used, or, with None, when the server left.
+    def merged(self, fingerprints: bytes | None, stamp: int, most: int) -> Use:
+        """Return what is known when images are used, or, with None, when the server left.
 
         It is what ``uses.lua`` does in Redis: the same in any order, any number of times.
 
         :param most: things to remember; the oldest are forgotten.
         """
-        said = {*self.said, (stamp, fingerprint or b"")}
+        said = {*self.said, (stamp, fingerprints or b"")}
         return Use(tuple(sorted(said, key=_order, reverse=True)[:most]))
 
 

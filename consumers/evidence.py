@@ -11,7 +11,10 @@ evidence.
 
 A server uses its image on the host that Nova's database names for it: so Nova's cache manager
 counts (``_run_image_cache_manager_pass`` in nova/compute/manager.py), also where its disk needs no
-such file, and not where a disk that is left behind needs one.
+such file, and not where a disk that is left behind needs one. Kernel and ramdisk, where it boots by
+such, are images of their own, and used, too (``_list_running_instances`` in
+nova/virt/imagecache.py); they are fetched with the image (``_create_image`` in
+nova/virt/libvirt/driver.py).
 """
 
 from __future__ import annotations
@@ -113,8 +116,9 @@ def returned(said: Notification) -> list[Change]:
 
 def live_migrated(said: Notification) -> list[Change]:
     """A live migration arrived: with qcow2 disks over a cached base, its destination fetched the
-    base before."""
-    return _runs(_host(said), said, Source.LIVE_MIGRATION)
+    base before. Kernel and ramdisk were fetched past the cache (``_fetch_instance_kernel_ramdisk``
+    in nova/virt/libvirt/driver.py)."""
+    return _runs(_host(said), said, Source.LIVE_MIGRATION, parts=False)
 
 
 def left_publisher(said: Notification) -> list[Change]:
@@ -268,11 +272,16 @@ def read(said: Notification) -> list[Change]:
     return rule(said) if rule else []
 
 
-def _runs(host: str, said: Notification, source: Source) -> list[Change]:
-    """Return that a host holds a server's image, and that the server uses it there."""
+def _runs(host: str, said: Notification, source: Source, *, parts: bool = True) -> list[Change]:
+    """Return that a host holds a server's image, and that the server uses it there.
+
+    :param parts: its kernel and ramdisk are held, too, if it has them.
+    """
     changes = _holds(host, _image(said), said, source)
     if not changes:
         return changes
+    for part in _parts(said) if parts else ():
+        changes += _holds(host, part, said, source)
     try:
         return changes + _used(host, said)
     except Malformed:  # a server that can't be told from others: that the image is held, stands
@@ -285,12 +294,13 @@ def _holds(host: str, image: object, said: Notification, source: Source) -> list
 
 
 def _on_its_way(said: Notification, what: type[Fetching] | type[FetchFailed]) -> list[Change]:
-    """Return something of the server's image on the publisher's host; in an evacuation, a resize
+    """Return something of the server's images on the publisher's host; in an evacuation, a resize
     and before the server is built, ``host`` is another one or null."""
     image = _image(said)
     if not _is_some(image):
         return []
-    return [what(_publisher_host(said), _valid(image, "image id"), said.stamp)]
+    host, images = _publisher_host(said), (_valid(image, "image id"), *_parts(said))
+    return [what(host, each, said.stamp) for each in images]
 
 
 def _used(host: str, said: Notification) -> list[Change]:
@@ -298,7 +308,8 @@ def _used(host: str, said: Notification) -> list[Change]:
     image = _image(said)
     if not _is_some(image):
         return []
-    return [InUse(host, _instance(said), _valid(image, "image id"), said.stamp)]
+    image = _valid(image, "image id")
+    return [InUse(host, _instance(said), image, said.stamp, _parts(said))]
 
 
 def _left(host: str, said: Notification) -> list[Change]:
@@ -334,6 +345,18 @@ def _image(said: Notification) -> object:
     # the URL of a server without an image ends in "/" or "/None" (generate_image_url in
     # nova/image/glance.py)
     return None if image == "None" else image
+
+
+def _parts(said: Notification) -> tuple[str, ...]:
+    """Return the ids of a server's kernel and ramdisk, in both formats under the names of Nova's
+    database: nothing where there is no kernel, without which Nova fetches no ramdisk."""
+    parts: list[str] = []
+    for field in ("kernel_id", "ramdisk_id"):
+        part = said.data.get(field)
+        if not isinstance(part, str) or not names.is_valid_name(part):
+            break
+        parts.append(part)
+    return tuple(parts)
 
 
 def _instance(said: Notification) -> str:

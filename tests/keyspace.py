@@ -68,7 +68,11 @@ def everything(client: redis.Redis, keyspace: str = "bus_cache") -> dict[str, An
                 if use is not None and use.image
             }
         elif kind == "coming":
-            found["coming"][rest] = {host.decode() for host in client.zrange(key, 0, -1)}
+            found["coming"][rest] = {
+                host.decode()
+                for host, till in client.zrange(key, 0, -1, withscores=True)
+                if till > 0
+            }
         elif name not in ALONE and kind not in ("claim", "image", "wanted"):
             raise AssertionError(f"a key that nobody documents: {name}")
     # the two sides of the index say the same

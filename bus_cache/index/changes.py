@@ -87,12 +87,16 @@ class FetchFailed(NamedTuple):
 
 
 class InUse(NamedTuple):
-    """A server on a host uses an image, and from this moment on no other one."""
+    """A server on a host uses an image, and from this moment on no other one.
+
+    ``parts``: the images of its kernel and its ramdisk, if it has them.
+    """
 
     host: str
     instance: str
     image_id: str
     stamp: int
+    parts: tuple[str, ...] = ()
 
 
 class NotInUse(NamedTuple):

@@ -571,16 +571,17 @@ def _row(change: Change) -> tuple[Any, ...]:
     if isinstance(change, ImageSize):
         return (change.image_id, *_fingerprints(change.image_id), change.size, change.stamp)
     if isinstance(change, (Fetching, FetchFailed)):
-        till = change.stamp + FETCH_MOST * 1000 if isinstance(change, Fetching) else 0
-        return (change.host, *_fingerprints(change.image_id), change.stamp, till)
+        about = (change.host, *_fingerprints(change.image_id), change.stamp)
+        return (*about, change.stamp + FETCH_MOST * 1000, isinstance(change, Fetching))
     if isinstance(change, (InUse, NotInUse)):
-        image = _fingerprints(change.image_id)[1] if isinstance(change, InUse) else False
-        return (change.host, uuid.UUID(change.instance).bytes, image, change.stamp)
+        used = (change.image_id, *change.parts) if isinstance(change, InUse) else ()
+        raw = b"".join(_fingerprints(each)[1] for each in used)
+        return (change.host, uuid.UUID(change.instance).bytes, raw, change.stamp)
     if isinstance(change, ServiceState):
         return tuple(change)
     assert isinstance(change, AgentStatement)
-    about = (change.host, *change.version, change.stamp, change.fingerprint)
-    return (*about, bytes.fromhex(change.fingerprint), int(change.said))
+    said = (change.host, *change.version, change.stamp, change.fingerprint)
+    return (*said, bytes.fromhex(change.fingerprint), int(change.said))
 
 
 _GROUPS: tuple[tuple[tuple[type, ...], int], ...] = (

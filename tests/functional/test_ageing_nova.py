@@ -38,6 +38,8 @@ from consumers import ageing
 from consumers.ageing import Policy, Use
 
 HOUR, DAY = 3600, 86_400
+PARTS = {"image-3": ("kernel", "image-2")}
+"""Image -> kernel and ramdisk of its servers; the latter is the image of other servers, too."""
 BUILD = 30
 """Seconds that a boot takes: its end is told so much after its start."""
 
@@ -109,8 +111,7 @@ class Nova:
                 uuid=server,
                 host="here",
                 image_ref=image,
-                kernel_id="",
-                ramdisk_id="",
+                **dict(zip(("kernel_id", "ramdisk_id"), PARTS.get(image, ("", "")), strict=True)),
                 task_state=None,
                 vm_state="active",
             )
@@ -129,6 +130,11 @@ class Nova:
                 self.removed[name] = self.now
             elif path.stat().st_mtime_ns != moment:
                 self.touched[name] = self.now
+
+
+def images_of(image: str) -> tuple[str, ...]:
+    """All that a server of an image uses."""
+    return image, *PARTS.get(image, ())
 
 
 @dataclasses.dataclass
@@ -154,8 +160,9 @@ class Index:
     def use(self, server: str, image: str | None, stamp: float) -> None:
         """A server uses an image, or left."""
         key = uuid.UUID(server).bytes
-        raw = bytes.fromhex(names.fingerprint(image)) if image else None
-        self.uses[key] = self.uses.get(key, Use(())).merged(raw, int(stamp * 1000), MOST_USES)
+        used = images_of(image) if image else ()
+        raws = b"".join(bytes.fromhex(names.fingerprint(each)) for each in used)
+        self.uses[key] = self.uses.get(key, Use(())).merged(raws, int(stamp * 1000), MOST_USES)
 
     def sweep(self, now: float) -> tuple[list[str], float | None]:
         """Take out what is due; return it in hex, and when to look again."""
@@ -226,8 +233,7 @@ class World:
         """What is due must be gone, and not long ago."""
         due, again = self.index.sweep(self.nova.now)
         for name in due:
-            used = {imagecache.get_cache_fname(image) for image in self.nova.servers.values()}
-            assert name not in used
+            assert name not in self.used()
             if (self.nova.base / name).exists():
                 assert name in self.seen
             elif name not in self.exempt | self.seen:
@@ -238,6 +244,11 @@ class World:
                 assert late * 1000 <= intervals * self.index.policy.interval + BUILD * 1000
         if again is not None and again > self.nova.now:
             self.plan(again, "look")
+
+    def used(self) -> set[str]:
+        """Return the names of all files that servers use."""
+        servers = self.nova.servers.values()
+        return {imagecache.get_cache_fname(each) for image in servers for each in images_of(image)}
 
     def while_up(self, since: float) -> float:
         """Return the seconds since a moment without those while nova-compute was down: nobody
@@ -253,7 +264,9 @@ class World:
         if self.nova.servers.get(server) == image:
             self.index.use(server, image, self.nova.now)
         if source is not None:
-            self.index.held(image, self.nova.now, source)
+            parts = PARTS.get(image, ()) if source is not Source.LIVE_MIGRATION else ()
+            for each in (image, *parts):
+                self.index.held(each, self.nova.now, source)
 
     # -- what can be done
 
@@ -263,8 +276,9 @@ class World:
             return
         if server in self.nova.servers:
             self.unused(server, self.nova.servers[server])
-        self.nova.fetch(image)
-        self.touched(image)
+        for each in images_of(image):
+            self.nova.fetch(each)
+            self.touched(each)
         if server in self.nova.servers:  # the new image is in the database before it is fetched
             self.nova.servers[server] = image
             self.told(server, image, Source.REBUILD)
@@ -285,12 +299,13 @@ class World:
         for more than an interval. Or later: a pass saw its server, which came without touching it,
         and left before the index could be sure of that.
         """
-        name, interval = imagecache.get_cache_fname(image), self.index.policy.interval / 1000
+        files = [imagecache.get_cache_fname(each) for each in images_of(image)]
+        interval = self.index.policy.interval / 1000
         if self.nova.now - self.last_pass > interval:
-            self.exempt.add(name)
+            self.exempt.update(files)
         came = self.arrived.pop(server, None)
         if came is not None and came <= self.last_pass and self.nova.now - came < interval:
-            self.seen.add(name)
+            self.seen.update(files)
 
     def touched(self, image: str) -> None:
         """Note that what the index knows of a file is right again."""
@@ -299,21 +314,29 @@ class World:
 
     def arrive(self, server: str, image: str, source: Source | None) -> None:
         """A migration, whose image is fetched if it is not there, and touched if it is live; or,
-        without a source, an unshelved or reverted server, whose image is not.
+        without a source, an unshelved or reverted server, whose image is not. Kernel and ramdisk
+        are touched by a migration that is not live, which the index does not count.
         """
         if self.nova.now < self.down_until or server in self.nova.servers:
             return
-        name = imagecache.get_cache_fname(image)
-        if source is Source.LIVE_MIGRATION or (source and not self.nova.holds(image)):
-            self.nova.fetch(image)
-            self.touched(image)
-        else:
-            self.arrived[server] = self.nova.now
-            if source and self.may_be_gone(image):
+        for each in images_of(image):
+            name, held = imagecache.get_cache_fname(each), self.nova.holds(each)
+            if each == image:
+                fetched = source is Source.LIVE_MIGRATION or (source and not held)
+            else:
+                fetched = source is Source.MIGRATION
+            if fetched:
+                self.nova.fetch(each)
+                self.touched(each)
+                if each != image and held:
+                    self.seen.add(name)
+            else:
+                self.arrived[server] = self.nova.now
+                if source and held and self.may_be_gone(each):
+                    self.exempt.add(name)
+            if not self.nova.holds(each):
                 self.exempt.add(name)
         self.nova.servers[server] = image
-        if not self.nova.holds(image):
-            self.exempt.add(name)
         self.told(server, image, source)
 
     def may_be_gone(self, image: str) -> bool:
@@ -391,31 +414,33 @@ def test_weeks_of_a_host(
         world.run(at + 40 * interval + 2 * age + 3 * interval)
     for late in world.late:
         hypothesis.event(f"held too long, in tenths of an interval: {late * 10 // interval}")
-    used = {bytes.fromhex(names.fingerprint(each)) for each in world.nova.servers.values()}
-    assert set(index.evidence) <= used  # the rest went in time
+    assert {raw.hex() for raw in index.evidence} <= world.used()  # the rest went in time
 
 
 # -- what the rules of evidence take from Nova ---------------------------------------------
 
 
 def test_what_protects_an_image(folder: Path) -> None:
-    """The image in Nova's database does; a rescue's, and a disk that a resize left behind, do
-    not."""
+    """The image, the kernel and the ramdisk in Nova's database do; a rescue's, and a disk that a
+    resize left behind, do not."""
     host = Nova(folder, 2400, DAY)
-    server = str(uuid.uuid4())
-    host.servers[server] = "used"
-    for image in ("used", "rescue", "resized"):
+    host.servers[str(uuid.uuid4())] = "used"
+    host.servers[str(uuid.uuid4())] = "image-3"
+    kept = ("used", "image-3", *PARTS["image-3"])
+    for image in (*kept, "rescue", "resized"):
         host.fetch(image)
     left_behind = folder / f"{uuid.uuid4()}_resize"
     left_behind.mkdir()
     (left_behind / "disk").write_bytes(b"")
     host.now = DAY - 1
     host.run_pass()
-    assert [host.holds(image) for image in ("used", "rescue", "resized")] == [True] * 3
+    assert all(host.holds(image) for image in (*kept, "rescue", "resized"))
     host.now = DAY
     host.run_pass()
-    assert [host.holds(image) for image in ("used", "rescue", "resized")] == [True, False, False]
-    assert host.touched[imagecache.get_cache_fname("used")] == DAY
+    assert not host.holds("rescue")
+    assert not host.holds("resized")
+    for image in kept:
+        assert host.touched[imagecache.get_cache_fname(image)] == DAY
 
 
 def test_an_age_that_is_reached(folder: Path) -> None:

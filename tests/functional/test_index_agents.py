@@ -96,10 +96,13 @@ def sets(raw: redis.Redis) -> dict[str, set[str]]:
 def coming(raw: redis.Redis) -> dict[str, set[str]]:
     """Which image is on its way to which hosts."""
     prefix = KEYS.coming("")
-    return {
-        key.decode().removeprefix(prefix): {host.decode() for host in raw.zrange(key, 0, -1)}
+    found = {
+        key.decode().removeprefix(prefix): {
+            host.decode() for host, till in raw.zrange(key, 0, -1, withscores=True) if till > 0
+        }
         for key in raw.scan_iter(match=prefix + "*")
     }
+    return {image: hosts for image, hosts in found.items() if hosts}
 
 
 def apply(writer: Writer, *changes: Change) -> None:
@@ -440,6 +443,7 @@ USES = st.lists(
         st.sampled_from([SERVER_1, SERVER_2]),
         st.sampled_from(["i", "j", "k"]),
         st.integers(T0, T0 + 12),
+        st.sampled_from([(), ("k",), ("j", "k")]),
     )
     | st.builds(
         NotInUse,
@@ -484,10 +488,10 @@ def test_uses_in_any_order(
         for each in changes:
             if isinstance(each, (InUse, NotInUse)) and each.host == host and each.stamp >= gone:
                 server = uuid.UUID(each.instance).bytes
-                image = each.image_id if isinstance(each, InUse) else ""
-                raw_image = bytes.fromhex(names.fingerprint(image)) if image else None
+                used = (each.image_id, *each.parts) if isinstance(each, InUse) else ()
+                raws = b"".join(bytes.fromhex(names.fingerprint(image)) for image in used)
                 use = model.get(server, ageing.Use(()))
-                model[server] = use.merged(raw_image, each.stamp, MOST_USES)
+                model[server] = use.merged(raws, each.stamp, MOST_USES)
         assert {server: ageing.use_of(row) for server, row in rows.items()} == model
 
 
@@ -505,6 +509,43 @@ def test_images_on_their_way(writer: Writer, raw: redis.Redis) -> None:
     assert writer.usage("h").evidence[bytes.fromhex(IMAGE_I)] == (T0 + 2, Source.CREATE)
     apply(writer, Fetching("h", "k", T0 - 2 * FETCH_MOST * 1000))
     assert sets(raw) == {IMAGE_I: {"g", "h"}}
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.lists(
+        st.builds(Fetching, st.just("h"), st.just("i"), st.integers(T0, T0 + 9))
+        | st.builds(FetchFailed, st.just("h"), st.just("i"), st.integers(T0, T0 + 9)),
+        min_size=1,
+        max_size=6,
+    ),
+    data=st.data(),
+)
+def test_fetches_and_failures_in_any_order(
+    writer: Writer, raw: redis.Redis, changes: list[Fetching | FetchFailed], data: Any
+) -> None:
+    """Redelivered, too: the newest stands, and of one stamp the failure."""
+    raw.execute_command("FLUSHALL", "SYNC")
+    for each in data.draw(st.permutations(changes + changes[:2])):
+        apply(writer, each)
+    last = max(each.stamp for each in changes)
+    failed = any(isinstance(each, FetchFailed) and each.stamp == last for each in changes)
+    assert coming(raw) == ({} if failed else {IMAGE_I: {"h"}})
+    till = last + FETCH_MOST * 1000
+    assert raw.zscore(KEYS.coming(IMAGE_I), "h") == (-till if failed else till)
+    assert abs(raw.pttl(KEYS.coming(IMAGE_I)) - (till - time.time() * 1000)) < 5000
+
+
+def test_a_failure_is_forgotten_when_no_beginning_can_be_believed(
+    writer: Writer, raw: redis.Redis
+) -> None:
+    """And one host's does not keep or take what is said of another's."""
+    apply(writer, Fetching("g", "i", T0), FetchFailed("h", "i", T0 + 2000))
+    assert coming(raw) == {IMAGE_I: {"g"}}
+    left = raw.pttl(KEYS.coming(IMAGE_I))
+    assert abs(left - (T0 + 2000 + FETCH_MOST * 1000 - time.time() * 1000)) < 1000
+    apply(writer, FetchFailed("k", "k", T0 - 2 * FETCH_MOST * 1000))
+    assert not raw.exists(KEYS.coming(IMAGE_K))
 
 
 def test_an_agent_tells_what_is_on_its_way(writer: Writer, raw: redis.Redis) -> None:
@@ -539,6 +580,19 @@ def test_what_is_due_leaves(writer: Writer, raw: redis.Redis) -> None:
     assert writer.ageing(T0 + 50, T0 + 100) == ["h"]
     assert writer.age("h", [], [], T0 + 100, None) == []
     assert writer.ageing(T0 + 10**9, T0) == []
+
+
+def test_a_kernel_and_a_ramdisk_are_used(writer: Writer, raw: redis.Redis) -> None:
+    """As the image itself is, whatever was judged before."""
+    due = [(bytes.fromhex(each), T0) for each in (IMAGE_I, IMAGE_J, IMAGE_K)]
+    apply(writer, held("h", "i", 0), held("h", "j", 0), held("h", "k", 0))
+    apply(writer, InUse("h", SERVER_1, "i", T0, ("j", "k")))
+    assert writer.age("h", due, [], T0, None) == []
+    apply(writer, InUse("h", SERVER_1, "i", T0 + 1, ("j",)))
+    assert writer.age("h", due, [], T0, None) == [bytes.fromhex(IMAGE_K)]
+    apply(writer, NotInUse("h", SERVER_1, T0 + 2))
+    assert len(writer.age("h", due[:2], [], T0, None)) == 2
+    assert sets(raw) == {}
 
 
 def test_an_agents_host_does_not_age(writer: Writer, raw: redis.Redis) -> None:

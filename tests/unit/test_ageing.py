@@ -80,6 +80,18 @@ def test_an_image_that_is_used() -> None:
     assert look({A: 1}, {S1: row(1, A)}) == Outlook([], [], None)
 
 
+def test_a_kernel_and_a_ramdisk() -> None:
+    """Are used as the image is; a rebuild with the same kernel ends the image's use only."""
+    assert look({A: 1, B: 1, C: 1}, {S1: row(1, A + B + C)}).due == []
+    rebuilt = row(NOW - WAIT, C + B, 1, A + B)
+    assert look({A: 1, B: 1, C: 1}, {S1: rebuilt}).due == [(A, 1)]
+    short = NOW - WAIT - POLICY.interval + 2
+    moved = row(NOW - WAIT + 1, LEFT, short + 1, C + B, short, A + B)  # together an interval less 1
+    assert look({B: 1}, {S1: moved}).due == [(B, 1)]
+    moved = row(NOW - WAIT + 1, LEFT, short + 1, C + B, short - 1, A + B)
+    assert look({B: 1}, {S1: moved}).due == []
+
+
 def test_an_image_whose_server_left() -> None:
     """Its use ended then, however old the evidence."""
     over = row(NOW - WAIT, LEFT, 1, A)
@@ -212,6 +224,9 @@ def test_rows_are_forgotten() -> None:
         ([9, A, 7, B, 5, A], [(A, 9, None), (B, 7, 9), (A, 5, 7)], A),
         ([9, A, 7, LEFT, 5, A], [(A, 9, None), (A, 5, 7)], A),
         ([9, LEFT], [], None),
+        ([5, A + B + C], [(A, 5, None), (B, 5, None), (C, 5, None)], A),
+        ([9, LEFT, 5, A + B], [(A, 5, 9), (B, 5, 9)], None),
+        ([7, C + B, 5, A + B], [(C, 7, None), (B, 7, None), (A, 5, 7), (B, 5, 7)], C),
     ],
 )
 def test_what_a_row_means(

@@ -298,6 +298,9 @@ def left(host: str) -> NotInUse:
     return NotInUse(host, SERVER, STAMP)
 
 
+KERNEL, RAMDISK = "0b4f2f47-6a0c-4b0b-8a5e-5f0f5a1d2c11", "5a1d7e0e-62f8-4a53-9c7b-1b3e5d0c9a22"
+
+
 def runs(source: Source, host: str = DEST, image: str = IMAGE) -> list[Change]:
     """What most messages say."""
     return [held(source, host, image), used(host, image)]
@@ -350,6 +353,56 @@ def test_evacuation(compute: Nova) -> None:
         *[[FetchFailed(DEST, IMAGE, STAMP)]] * 2,
         *[[*runs(Source.EVACUATION), left(SOURCE)]] * 2,
     ]
+
+
+def test_kernel_and_ramdisk(compute: Nova) -> None:
+    """_create_image fetches them with the image, pre_live_migration past the cache; Nova's cache
+    manager counts them as used."""
+    instance = compute.instance(DEST, IMAGE, kernel_id=KERNEL, ramdisk_id=RAMDISK)
+    coming = compute.instance(None, IMAGE, kernel_id=KERNEL, ramdisk_id=RAMDISK)
+    for phase in ("start", "error"):
+        compute.create(DEST, coming, phase)
+    compute.create(DEST, instance, "end")
+    compute.rebuild(DEST, instance, "end")
+    compute.usage(DEST, instance, "finish_resize.end")
+    compute.action(DEST, instance, "resize_finish", "end")
+    compute.usage(DEST, instance, "live_migration.post.dest.end")
+    compute.action(DEST, instance, "live_migration_post_dest", "end")
+    compute.usage(DEST, instance, "unshelve.end")
+    compute.action(DEST, instance, "unshelve", "end")
+    compute.usage(DEST, instance, "delete.end")
+    compute.action(DEST, instance, "delete", "end")
+    images = (IMAGE, KERNEL, RAMDISK)
+    uses = InUse(DEST, SERVER, IMAGE, STAMP, (KERNEL, RAMDISK))
+    expected: list[list[Change]] = [
+        [Fetching(DEST, each, STAMP) for each in images],
+        [FetchFailed(DEST, each, STAMP) for each in images],
+        *[
+            [*(held(source, image=each) for each in images), uses]
+            for source in (Source.CREATE, Source.REBUILD, Source.MIGRATION)
+        ],
+        [held(Source.LIVE_MIGRATION), uses],
+        [uses],
+        [left(DEST)],
+    ]
+    assert learned(compute, 16) == [each for each in expected for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "ramdisk", "parts"),
+    [
+        *((KERNEL, "", (KERNEL,)), (KERNEL, None, (KERNEL,)), ("", RAMDISK, ())),
+        *((None, None, ()), (7, RAMDISK, ()), ("a b", RAMDISK, ()), (KERNEL, [], (KERNEL,))),
+    ],
+)
+def test_kernels_that_are_none(kernel: object, ramdisk: object, parts: tuple[str, ...]) -> None:
+    """What can't be one is left out; the server's image stands."""
+    for event_type in ("instance.create.end", "compute.instance.create.end"):
+        data = {"host": DEST, "image_uuid": IMAGE, "uuid": SERVER}
+        data |= {"kernel_id": kernel, "ramdisk_id": ramdisk}
+        changes = evidence.read(Notification(event_type, f"compute.{DEST}", STAMP, data))
+        expected = [held(Source.CREATE, image=each) for each in (IMAGE, *parts)]
+        assert changes == [*expected, InUse(DEST, SERVER, IMAGE, STAMP, parts)]
 
 
 def test_evacuation_to_hosts_whose_names_look_like_prefixes(compute: Nova) -> None:

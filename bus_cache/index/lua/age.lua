@@ -2,7 +2,7 @@
 --
 --   <prefix>image:<hex>  SET   the hosts that hold the image (public)
 --   <prefix>host:<host>  HASH  raw fingerprint -> msgpack {stamp in ms, source, ...}, see names.Keys
---   <prefix>uses:<host>  HASH  raw server id -> msgpack {stamp in ms, raw fingerprint or '', ...}
+--   <prefix>uses:<host>  HASH  raw server id -> msgpack {stamp in ms, raw fingerprints or '', ...}
 --   <prefix>agents       HASH  see names.Keys
 --   <prefix>ageing       ZSET  host -> oldest stamp of a change since the last ageing sweep
 -- ARGV[2]  host
@@ -20,7 +20,9 @@ for _, row in ipairs(cmsgpack.unpack(ARGV[4])) do
 end
 for _, value in ipairs(redis.call('HVALS', used)) do
   local row = unpacked(value)
-  if type(row[1]) == 'number' and type(row[2]) == 'string' then live[row[2]] = true end
+  if type(row[1]) == 'number' and type(row[2]) == 'string' then
+    for i = 1, #row[2], 20 do live[string.sub(row[2], i, i + 19)] = true end
+  end
 end
 if not (r and r.managed) then
   for _, due in ipairs(cmsgpack.unpack(ARGV[3])) do

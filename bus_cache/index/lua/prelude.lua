@@ -110,12 +110,19 @@ local function heard_of(host, stamp)
   if not known or known < stamp then redis.call('ZADD', prefix .. 'hosts', stamp, host) end
 end
 
--- an image is on its way to a host until a moment in ms, at the most
-local function coming(image, host, till)
+-- an image is on its way to a host until a moment in ms, at the most; minus that moment: it failed, and what
+-- began before is not on its way either
+local function set_coming(image, host, till)
   local key = prefix .. 'coming:' .. image
-  redis.call('ZADD', key, math.max(till, tonumber(redis.call('ZSCORE', key, host) or 0)), host)
-  local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
-  redis.call('PEXPIREAT', key, string.format('%d', last[2]))
+  redis.call('ZADD', key, till, host)
+  local least = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+  local most = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
+  redis.call('PEXPIREAT', key, string.format('%d', math.max(most[2], -least[2])))
+end
+
+local function coming(image, host, till)
+  local known = tonumber(redis.call('ZSCORE', prefix .. 'coming:' .. image, host) or 0)
+  set_coming(image, host, math.max(till, known))
 end
 
 local function not_coming(image, host)

@@ -1,9 +1,9 @@
 -- Servers use images on hosts, or no longer do: a batch, in any order, any number of times.
 --
---   <prefix>uses:<host>       HASH    raw server id -> msgpack {stamp in ms, raw fingerprint or '', ...}
+--   <prefix>uses:<host>       HASH    raw server id -> msgpack {stamp in ms, raw fingerprints or '', ...}
 --   <prefix>ageing            ZSET    host -> oldest stamp of a change since the last ageing sweep
 --   <prefix>gone:host:<host>  STRING  stamp in ms: what is older about this host no longer holds
--- ARGV[2]  msgpack list of {host, raw server id, raw fingerprint or false: it left, stamp in ms}
+-- ARGV[2]  msgpack list of {host, raw server id, raw fingerprints or '': it left, stamp in ms}
 -- ARGV[3]  things that one server's row may tell: beyond, the oldest are forgotten
 --
 -- What was told is kept with its stamp, the newest first; of one stamp, that the server left is the
@@ -15,7 +15,7 @@ local function is_newer(a, b)
 end
 
 for _, said in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local host, server, raw, stamp = unpack(said)
+  local host, server, what, stamp = unpack(said)
   local gone = tonumber(redis.call('GET', prefix .. 'gone:host:' .. host) or nil)
   local key = prefix .. 'uses:' .. host
   local before = redis.call('HGET', key, server)
@@ -24,7 +24,7 @@ for _, said in ipairs(cmsgpack.unpack(ARGV[2])) do
     and has_room('hosts', 'ZCARD', prefix .. 'ageing', 'ZSCORE', host)
   then
     local row = unpacked(before)
-    local known, what, found = {}, raw or '', false
+    local known, found = {}, false
     for i = 1, #row, 2 do
       if type(row[i]) == 'number' and type(row[i + 1]) == 'string' then
         table.insert(known, {row[i], row[i + 1]})
