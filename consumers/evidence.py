@@ -76,7 +76,7 @@ def rebuilt(said: Notification) -> list[Change]:
 
 
 def fetching(said: Notification) -> list[Change]:
-    """A host was given a server to make, and fetches its image unless it has it."""
+    """A host is to take a server, and fetches its image unless it has it."""
     return _on_its_way(said, Fetching)
 
 
@@ -85,15 +85,38 @@ def fetch_failed(said: Notification) -> list[Change]:
     return _on_its_way(said, FetchFailed)
 
 
+def begun(said: Notification) -> list[Change]:
+    """A host began to make a server. Nova's database names it as the server's host from its claim
+    on, within a moment (``instance_claim`` in nova/compute/resource_tracker.py)."""
+    return fetching(said) + _if_told(_used, _publisher_host(said), said)
+
+
+def given_up(said: Notification) -> list[Change]:
+    """A host could not make a server, or it was deleted meanwhile. It is not there, or its deletion
+    is at work."""
+    return fetch_failed(said) + _if_told(_left, _publisher_host(said), said)
+
+
+def rebuilding(said: Notification) -> list[Change]:
+    """A host began to rebuild a server: from nova-api's acceptance on, the new image is the
+    server's in Nova's database, and stays that where it fails. In an evacuation the server is still
+    the dead host's."""
+    if said.data.get("host") != _publisher_host(said):
+        return fetching(said)
+    return fetching(said) + _if_told(_used, _publisher_host(said), said)
+
+
 def sent_away(said: Notification) -> list[Change]:
     """A resize or cold migration left its source: the publisher. ``host`` is the destination
     already, as in Nova's database: the source's cache manager counts the server no more, though its
-    disk is kept there until the resize is confirmed.
+    disk is kept there until the resize is confirmed; the destination's does.
 
     From one host to itself, or across cells (where the source says so too early), nothing is said.
     """
-    publisher = _publisher_host(said)
-    return _left(publisher, said) if _host(said) != publisher else []
+    host, publisher = _host(said), _publisher_host(said)
+    if host == publisher:
+        return []
+    return _left(publisher, said) + _if_told(_used, host, said)
 
 
 def migrated(said: Notification) -> list[Change]:
@@ -200,10 +223,10 @@ def image_active(said: Notification) -> list[Change]:
 
 RULES: Mapping[str, Rule] = {
     # Nova, versioned
-    "instance.create.start": fetching,
-    "instance.create.error": fetch_failed,
+    "instance.create.start": begun,
+    "instance.create.error": given_up,
     "instance.create.end": created,
-    "instance.rebuild.start": fetching,
+    "instance.rebuild.start": rebuilding,
     "instance.rebuild.error": fetch_failed,
     "instance.rebuild.end": rebuilt,
     "instance.resize_prep.start": fetching,
@@ -225,10 +248,10 @@ RULES: Mapping[str, Rule] = {
     "service.delete": service_deleted,
     # Nova, unversioned; it does not say from which image a server is rescued, what was
     # cached for an aggregate, nor anything about a service
-    "compute.instance.create.start": fetching,
-    "compute.instance.create.error": fetch_failed,
+    "compute.instance.create.start": begun,
+    "compute.instance.create.error": given_up,
     "compute.instance.create.end": created,
-    "compute.instance.rebuild.start": fetching,
+    "compute.instance.rebuild.start": rebuilding,
     "compute.instance.rebuild.error": fetch_failed,
     "compute.instance.rebuild.end": rebuilt,
     "compute.instance.resize.prep.start": fetching,
@@ -282,10 +305,7 @@ def _runs(host: str, said: Notification, source: Source, *, parts: bool = True) 
         return changes
     for part in _parts(said) if parts else ():
         changes += _holds(host, part, said, source)
-    try:
-        return changes + _used(host, said)
-    except Malformed:  # a server that can't be told from others: that the image is held, stands
-        return changes
+    return changes + _if_told(_used, host, said)
 
 
 def _holds(host: str, image: object, said: Notification, source: Source) -> list[Change]:
@@ -310,6 +330,17 @@ def _used(host: str, said: Notification) -> list[Change]:
         return []
     image = _valid(image, "image id")
     return [InUse(host, _instance(said), image, said.stamp, _parts(said))]
+
+
+def _if_told(
+    what: Callable[[str, Notification], list[Change]], host: str, said: Notification
+) -> list[Change]:
+    """Return that of a server; nothing where it can't be told from others: what else is said,
+    stands."""
+    try:
+        return what(host, said)
+    except Malformed:
+        return []
 
 
 def _left(host: str, said: Notification) -> list[Change]:

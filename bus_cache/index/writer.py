@@ -571,7 +571,7 @@ def _row(change: Change) -> tuple[Any, ...]:
     if isinstance(change, ImageSize):
         return (change.image_id, *_fingerprints(change.image_id), change.size, change.stamp)
     if isinstance(change, (Fetching, FetchFailed)):
-        about = (change.host, *_fingerprints(change.image_id), change.stamp)
+        about = (change.host, names.fingerprint(change.image_id), change.stamp)
         return (*about, change.stamp + FETCH_MOST * 1000, isinstance(change, Fetching))
     if isinstance(change, (InUse, NotInUse)):
         used = (change.image_id, *change.parts) if isinstance(change, InUse) else ()

@@ -121,6 +121,9 @@ class Inferred:
     #: Claimed gone while the file was there: and a server used it, or none did, or it was deleted
     #: in Glance, where nobody can boot from it any more.
     gone_used: list[Span] = field(default_factory=list)
+    #: The same, but the claim was of an earlier stay of the file, and ended before anybody used
+    #: this one and before its arrival was told: caching in advance is told at its end.
+    gone_untold: list[Span] = field(default_factory=list)
     gone_unused: list[Span] = field(default_factory=list)
     gone_deleted: list[Span] = field(default_factory=list)
     #: Still claimed after the file had gone, less the time for which the host was down.
@@ -193,7 +196,12 @@ def inferred(
                     continue
                 if deleted.get(image.fingerprint, over) < gap.end:
                     found.gone_deleted.append(gap)
-                elif any(_common(use, gap) > GRACE for use in uses.get(image, [])):
+                    continue
+                during = [each for each in uses.get(image, []) if _common(each, gap) > GRACE]
+                used_then = any(each.start <= gap.start + GRACE for each in during)
+                if during and claim.start < life.start and not used_then:
+                    found.gone_untold.append(gap)
+                elif during:
                     found.gone_used.append(gap)
                 else:
                     found.gone_unused.append(gap)
@@ -275,6 +283,7 @@ def inferred_table(found: Inferred) -> str:
         [
             ("images that came", f"{found.lives}"),
             ("claimed gone while a server used it", f"{len(found.gone_used)}"),
+            ("  the same, of a file whose return was not told yet", _lengths(found.gone_untold)),
             ("claimed gone though still there, unused", _lengths(found.gone_unused)),
             ("claimed gone as deleted in Glance, still there", _lengths(found.gone_deleted)),
             ("held too long, while the host was up", _lengths(found.too_long)),

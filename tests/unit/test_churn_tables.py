@@ -37,7 +37,10 @@ def judged(
 
 def lengths(found: Inferred) -> dict[str, list[float]]:
     """What was wrong, and for how long; nothing where nothing was."""
-    all_kinds = ("gone_used", "gone_unused", "gone_deleted", "too_long", "invented")
+    all_kinds = (
+        *("gone_used", "gone_untold", "gone_unused", "gone_deleted"),
+        *("too_long", "invented"),
+    )
     spans = {kind: [span.seconds for span in getattr(found, kind)] for kind in all_kinds}
     return {kind: seconds for kind, seconds in spans.items() if seconds}
 
@@ -74,6 +77,16 @@ def test_claimed_gone_while_used() -> None:
 
 def test_claimed_gone_and_used_again_before_it_is_claimed_again() -> None:
     assert lengths(judged("aaaaaaaaaa", "aaa....aaa", "a....aaaaa")) == {"gone_used": [4.0]}
+
+
+def test_a_claim_that_ended_before_the_files_return_was_told() -> None:
+    """It was right about the file's earlier stay; who uses the file then ends that excuse."""
+    found = judged("aaaa...aaaaaaaa", "aaaaaaaaa....aa", "aa.........aaaa")
+    assert lengths(found) == {"gone_untold": [4.0], "too_long": [3.0]}
+    assert found.reached
+    found = judged("aaaa...aaaaaaaa", "aaaaaaaaa....aa", "aa.......aaaaaa")
+    assert "gone_used" in lengths(found)
+    assert not found.reached
 
 
 def test_claimed_gone_while_unused_is_no_missed_goal() -> None:

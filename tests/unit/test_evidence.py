@@ -310,10 +310,10 @@ def runs(source: Source, host: str = DEST, image: str = IMAGE) -> list[Change]:
 
 
 def test_create(compute: Nova) -> None:
-    """_do_build_and_run_instance: the host fetches the image, then has it and uses it."""
+    """_do_build_and_run_instance: the host fetches the image that the server uses, then has it."""
     compute.create(DEST, compute.instance(None, IMAGE), "start")
     compute.create(DEST, compute.instance(DEST, IMAGE), "end")
-    expected = [[Fetching(DEST, IMAGE, STAMP)]] * 2 + [runs(Source.CREATE)] * 2
+    expected = [[Fetching(DEST, IMAGE, STAMP), used()]] * 2 + [runs(Source.CREATE)] * 2
     assert learned(compute, 4) == expected
 
 
@@ -321,17 +321,17 @@ def test_create(compute: Nova) -> None:
 def test_create_that_fails(compute: Nova, host: str | None) -> None:
     """The host may have the image by now, or not; H is null, as a rule."""
     compute.create(DEST, compute.instance(host, IMAGE), "error")
-    assert learned(compute) == [[FetchFailed(DEST, IMAGE, STAMP)]] * 2
+    assert learned(compute) == [[FetchFailed(DEST, IMAGE, STAMP), left(DEST)]] * 2
 
 
 def test_rebuild(compute: Nova) -> None:
-    """_do_rebuild_instance: the new image, which both name at the start; the old one is still
-    there."""
+    """_do_rebuild_instance: the new image, which both name at the start, and Nova's database before
+    and after a failure; the old one is still there."""
     instance = compute.instance(DEST, OTHER)
     for phase in ("start", "error", "end"):
         compute.rebuild(DEST, instance, phase)
     assert learned(compute, 6) == [
-        *[[Fetching(DEST, OTHER, STAMP)]] * 2,
+        *[[Fetching(DEST, OTHER, STAMP), used(image=OTHER)]] * 2,
         *[[FetchFailed(DEST, OTHER, STAMP)]] * 2,
         *[runs(Source.REBUILD, image=OTHER)] * 2,
     ]
@@ -375,8 +375,8 @@ def test_kernel_and_ramdisk(compute: Nova) -> None:
     images = (IMAGE, KERNEL, RAMDISK)
     uses = InUse(DEST, SERVER, IMAGE, STAMP, (KERNEL, RAMDISK))
     expected: list[list[Change]] = [
-        [Fetching(DEST, each, STAMP) for each in images],
-        [FetchFailed(DEST, each, STAMP) for each in images],
+        [*(Fetching(DEST, each, STAMP) for each in images), uses],
+        [*(FetchFailed(DEST, each, STAMP) for each in images), left(DEST)],
         *[
             [*(held(source, image=each) for each in images), uses]
             for source in (Source.CREATE, Source.REBUILD, Source.MIGRATION)
@@ -440,7 +440,7 @@ def test_resize_and_cold_migration(compute: Nova) -> None:
     assert learned(compute, 12) == [
         *[[Fetching(DEST, IMAGE, STAMP)]] * 2,
         *[[]] * 4,
-        *[[left(SOURCE)]] * 2,
+        *[[left(SOURCE), used()]] * 2,
         *[[]] * 2,
         *[runs(Source.MIGRATION)] * 2,
     ]
@@ -710,11 +710,11 @@ def test_a_size_that_is_none(size: object) -> None:
 
 # -- wrong fields --------------------------------------------------------------------------
 
-BY_PUBLISHER = [
-    event_type
-    for event_type, rule in evidence.RULES.items()
-    if rule in (evidence.rebuilt, evidence.fetching, evidence.fetch_failed, evidence.left_publisher)
-]
+OF_PUBLISHER = (
+    *(evidence.begun, evidence.given_up, evidence.rebuilding, evidence.rebuilt),
+    *(evidence.fetching, evidence.fetch_failed, evidence.left_publisher),
+)
+BY_PUBLISHER = [event_type for event_type, rule in evidence.RULES.items() if rule in OF_PUBLISHER]
 FIELD_OF_HOST = [
     event_type
     for event_type in evidence.RULES
@@ -797,8 +797,8 @@ def test_an_image_that_is_none(event_type: str, field: str) -> None:
     said = good(event_type)
     for value in NO_NAMES:
         wrong = said._replace(data={**said.data, field: value})
-        if any(isinstance(each, NotInUse) for each in evidence.read(said)):
-            assert evidence.read(wrong) == evidence.read(said)
+        if isinstance(evidence.read(said)[0], NotInUse):
+            assert evidence.read(wrong) == evidence.read(said)[:1]
             continue
         with pytest.raises(Malformed, match="image"):
             evidence.read(wrong)
@@ -920,7 +920,7 @@ def test_what_teaches_nothing(event_type: str) -> None:
 def test_no_error_teaches_that_an_image_is_held() -> None:
     """What failed may have been fetched before, or not."""
     errors = [event_type for event_type in evidence.RULES if event_type.endswith(".error")]
-    assert {evidence.RULES[each] for each in errors} == {evidence.fetch_failed}
+    assert {evidence.RULES[each] for each in errors} == {evidence.fetch_failed, evidence.given_up}
 
 
 # -- recorded messages ---------------------------------------------------------------------
@@ -1014,27 +1014,27 @@ def test_recorded_operations_that_teach_no_holding(op: str) -> None:
 
 OF_SERVERS = (InUse, NotInUse, Fetching, FetchFailed)
 USES = {
-    "boot": ["Fetching compute-6", "InUse compute-6"],
+    "boot": ["Fetching compute-6", *["InUse compute-6"] * 2],
     "reschedule": [
-        *("Fetching compute-4", "FetchFailed compute-4"),
-        *("Fetching compute-6", "InUse compute-6"),
+        *("Fetching compute-4", "InUse compute-4", "FetchFailed compute-4", "NotInUse compute-4"),
+        *("Fetching compute-6", *["InUse compute-6"] * 2),
     ],
     "fail_on_every_host": [
-        *("Fetching compute-4", "FetchFailed compute-4"),
-        *("Fetching compute-2", "FetchFailed compute-2"),
-        *("Fetching compute-1", "FetchFailed compute-1"),
+        *("Fetching compute-4", "InUse compute-4", "FetchFailed compute-4", "NotInUse compute-4"),
+        *("Fetching compute-2", "InUse compute-2", "FetchFailed compute-2", "NotInUse compute-2"),
+        *("Fetching compute-1", "InUse compute-1", "FetchFailed compute-1", "NotInUse compute-1"),
     ],
     "no_valid_host": [],
-    "rebuild_other_image": ["Fetching compute-6", "InUse compute-6"],
-    "resize": ["Fetching compute-2", "NotInUse compute-6", "InUse compute-2"],
+    "rebuild_other_image": ["Fetching compute-6", *["InUse compute-6"] * 2],
+    "resize": ["Fetching compute-2", "NotInUse compute-6", *["InUse compute-2"] * 2],
     "confirm_resize": [],
     "resize_and_revert": [
-        *("Fetching compute-1", "NotInUse compute-2", "InUse compute-1"),
+        *("Fetching compute-1", "NotInUse compute-2", *["InUse compute-1"] * 2),
         *("NotInUse compute-1", "InUse compute-2"),
     ],
-    "cold_migrate": ["Fetching compute-1", "NotInUse compute-2", "InUse compute-1"],
+    "cold_migrate": ["Fetching compute-1", "NotInUse compute-2", *["InUse compute-1"] * 2],
     "live_migrate": ["InUse compute-5", "NotInUse compute-1"],
-    "shelve": ["Fetching compute-6", "InUse compute-6", "NotInUse compute-6"],
+    "shelve": ["Fetching compute-6", *["InUse compute-6"] * 2, "NotInUse compute-6"],
     "unshelve": ["InUse compute-1"],
     "snapshot": [],
     "rescue": [],

@@ -2,17 +2,16 @@
 --
 --   <prefix>image:<hex>       SET     the hosts that hold the image (public)
 --   <prefix>coming:<hex>      ZSET    host -> ms until which the image is on its way, at the most; minus: it failed
---   <prefix>host:<host>       HASH    raw fingerprint -> msgpack {stamp in ms, source}
---   <prefix>agents, ageing: see names.Keys
+--   <prefix>agents            HASH    see names.Keys
 --   <prefix>gone:image:<hex>  STRING  present: the image was deleted
 --   <prefix>gone:host:<host>  STRING  stamp in ms: what is older about this host no longer holds
--- ARGV[2]  msgpack list of {host, hex fingerprint, raw fingerprint, stamp in ms, ms until which this matters,
---          whether it is on its way}
+-- ARGV[2]  msgpack list of {host, hex fingerprint, stamp in ms, ms until which this matters, whether it is on its
+--          way}
 --
--- The newest stands, and of one stamp that it failed: a beginning that comes late is not believed. What a host holds is not on its way to it, but is touched by Nova, so that it ages from then on; what the
--- host's agent said after this is known better.
+-- The newest stands, and of one stamp that it failed: a beginning that comes late is not believed. What
+-- a host holds is not on its way to it, and what the host's agent said after this is known better.
 for _, said in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local host, fingerprint, raw, stamp, till, begun = unpack(said)
+  local host, fingerprint, stamp, till, begun = unpack(said)
   local key = prefix .. 'coming:' .. fingerprint
   local last = tonumber(redis.call('ZSCORE', key, host) or nil)
   local speaks = agent(host)
@@ -24,16 +23,10 @@ for _, said in ipairs(cmsgpack.unpack(ARGV[2])) do
     end
   elseif gone and stamp < gone then -- said of a host that is gone
   elseif not known_better and redis.call('EXISTS', prefix .. 'gone:image:' .. fingerprint) == 0
+    and redis.call('SISMEMBER', prefix .. 'image:' .. fingerprint, host) == 0
   then
-    local known = evidence(redis.call('HGET', prefix .. 'host:' .. host, raw))
-    if redis.call('SISMEMBER', prefix .. 'image:' .. fingerprint, host) == 0 then
-      if last and math.abs(last) < till or not last and room('hosts', 'ZCARD', key) then
-        set_coming(fingerprint, host, till)
-      end
-    elseif known and math.max(known[1], known[3] or 0) < stamp then
-      known[3] = stamp
-      redis.call('HSET', prefix .. 'host:' .. host, raw, cmsgpack.pack(known))
-      changed(host, stamp)
+    if last and math.abs(last) < till or not last and room('hosts', 'ZCARD', key) then
+      set_coming(fingerprint, host, till)
     end
   end
 end
