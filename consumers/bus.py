@@ -634,7 +634,7 @@ class QueueDepth(NamedTuple):
 
 
 def queue_depths(conf: cfg.ConfigOpts) -> list[QueueDepth]:
-    """Return the depth of the queues that we read, on each configured bus.
+    """Return the depth of the queues that we read, the agents' last, on each configured bus.
 
     A bus that is away is told in ``error``, after at most some seconds.
 
@@ -643,7 +643,7 @@ def queue_depths(conf: cfg.ConfigOpts) -> list[QueueDepth]:
     topology = Topology.from_conf(conf)
     found = transports.transports(conf)
     with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
-        rows = pool.map(lambda each: _depths(each, topology.queues), found)
+        rows = pool.map(lambda each: _depths(each, (*topology.queues, protocol.QUEUE)), found)
         return [row for of_one in rows for row in of_one]
 
 

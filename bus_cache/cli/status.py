@@ -29,9 +29,9 @@ class Status(command.Show):
     many statements were left out (docs/bounds.md).
 
     "queues" has, for each message bus that bus-cache-consumer is configured to read, how
-    many messages wait in its queue and how many consumers read it: 0 consumers mean that
-    no bus-cache-consumer runs. A bus that can't be asked says why in "error", and is no
-    error of this command.
+    many messages wait in its queue and in the one of the agents, bus_cache.info, and how
+    many consumers read it: 0 consumers mean that no bus-cache-consumer runs. A bus that
+    can't be asked says why in "error", and is no error of this command.
     """
 
     examples = """\

@@ -502,8 +502,11 @@ def test_status_asks_a_real_bus(cli: Cli, rabbit: servers.RabbitMQ) -> None:
         "consumers": 0,
         "error": "",
     }
-    assert queues[1]["bus"] == "rabbit://127.0.0.1:1/away"
-    assert "refused" in queues[1]["error"]
+    agents = {"queue": "bus_cache.info", "messages": None, "consumers": None}
+    assert queues[1] == {**queues[0], **agents, "error": "no such queue"}
+    for each, name in zip(queues[2:], ("bus_cache", "bus_cache.info"), strict=True):
+        assert (each["bus"], each["queue"]) == ("rabbit://127.0.0.1:1/away", name)
+        assert "refused" in each["error"]
 
 
 # -- flush -----------------------------------------------------------------------------------

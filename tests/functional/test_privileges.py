@@ -715,6 +715,11 @@ class Secure:
             lines += [f"ssl_cert_file = {client[0]}", f"ssl_key_file = {client[1]}"]
         return "\n".join(lines)
 
+    def listed(self, column: str) -> dict[str, int]:
+        """Return a number of each queue's."""
+        rows = self.rabbit.ctl("list_queues", "name", column, "--no-table-headers").splitlines()
+        return {name: int(value) for name, _, value in (row.partition("\t") for row in rows)}
+
     def tried(self, folder: Path, options: str, host: str = "127.0.0.1") -> list[str]:
         """Return what consumer and agent say went wrong, or nothing."""
         url = f"rabbit://test:test@{host}:{self.port}/"
@@ -760,6 +765,17 @@ def test_tls_to_the_bus(tmp_path: Path) -> None:
             for said in secure.tried(tmp_path, options, host):
                 assert any(word in said.lower() for word in words), (said, words)
                 assert "test:test" not in said
+        # the whole agent: what it says, and the way by which it is asked
+        said_before = secure.listed("messages")["bus_cache.info"]
+        host = Host(secure.rabbit, tmp_path, "tls")
+        url = f"rabbit://test:test@127.0.0.1:{secure.port}/"
+        host.configure(rabbit=secure.options(ours, client), url=url)
+        host.start()
+        wait_for(lambda: secure.listed("consumers").get("bus_cache_agent.tls") == 1)
+        wait_for(lambda: secure.listed("messages")["bus_cache.info"] == said_before + 1)
+        assert set(secure.rabbit.ctl("list_connections", "ssl").split()) - {"ssl"} == {"true"}
+        assert host.stop() == 0
+        assert secure.listed("messages")["bus_cache.info"] == said_before + 2
         late = secure.ours.sign("late", left=-datetime.timedelta(hours=1))
         for new, old in zip(late, secure.server, strict=True):
             old.write_bytes(new.read_bytes())
