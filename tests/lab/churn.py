@@ -16,6 +16,7 @@ import itertools
 import json
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -47,8 +48,13 @@ PASS = 5
 QUIET = MINIMUM_AGE + 3 * MANAGER_INTERVAL + PASS
 SHORTEST = 5  # minutes
 
+#: An agent that was killed is started at once, and tells all within so many seconds.
+BACK = 60.0
+
 #: The keyspaces, and each one's consumer's queue on the bus of all.
 AGENT, INFERRED = "with_agent", "without_agent"
+#: What an agent logs when it has told all for the first time.
+TOLD = "told all"
 AGENTS = "agents"  # the virtual host that agents publish to
 
 
@@ -58,6 +64,8 @@ class Product:
     def __init__(self, plane: ControlPlane) -> None:
         self.plane = plane
         self.processes: list[str] = []
+        #: Hosts whose agent was killed, when, and when its next one had told all.
+        self.dead: list[tuple[str, float, float]] = []
 
     def start(self) -> None:
         rabbit, addresses = self.plane.rabbit, self.plane.addresses
@@ -68,6 +76,16 @@ class Product:
         self._start_consumer(INFERRED, addresses.transport)
         for host in self.plane.hosts:
             self._start_agent(host, agents)
+            self.processes.append(_agent(host))
+
+    def kill_agent(self, host: str) -> None:
+        """As if it had run out of memory, and systemd started it again."""
+        log = self.plane.log(_agent(host))
+        before, killed = log.read_text().count(TOLD), time.time()
+        self.plane.processes[_agent(host)].kill()
+        self._start_agent(host, self.plane.addresses.transport + AGENTS)
+        wait_until(lambda: log.read_text().count(TOLD) > before, f"{host}'s agent", BACK, 0.05)
+        self.dead.append((host, killed, time.time()))
 
     def _start_consumer(self, keyspace: str, *buses: str) -> None:
         name = f"bus-cache-consumer-{keyspace}"
@@ -85,14 +103,13 @@ class Product:
         wait_until(lambda: self.plane.rabbit.has_queue(keyspace), f"{name} to read its queue")
 
     def _start_agent(self, host: str, bus: str) -> None:
-        name = f"bus-cache-agent-{host}"
+        name = _agent(host)
         sections: Sections = {
             "agent": {"transport_url": bus, "state_path": self.plane.state(name)},
         }
         files = (self.plane.config(host), self._write(name, sections))
         config = [part for file in files for part in ("--config-file", str(file))]
         self.plane.start_on_host(host, name, [str(PROGRAMS / "bus-cache-agent"), *config])
-        self.processes.append(name)
 
     def _write(self, name: str, sections: Sections) -> Path:
         path = self.plane.bus_cache_config.with_name(f"{name}.conf")
@@ -104,6 +121,10 @@ class Product:
             log = self.plane.log(name)
             if not self.plane.processes[name].running or "Traceback" in log.read_text():
                 raise LabError(f"{name} failed:\n{tail(log)}")
+
+
+def _agent(host: str) -> str:
+    return f"bus-cache-agent-{host}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -152,17 +173,27 @@ def run(plane: ControlPlane, minutes: float, seed: int) -> tuple[dict[str, Any],
     print(f"{minutes:.0f} minutes of churn, seed {seed}", flush=True)
     over = time.monotonic() + minutes * 60
     stage = churn_actor.Stage(plane)
+    kills = [
+        threading.Timer((minutes * 60 - QUIET) * (number + 0.5) / HOSTS, product.kill_agent, [host])
+        for number, host in enumerate(plane.hosts)
+    ]
+    for each in kills:
+        each.start()
     actors = [churn_actor.Actor(stage, f"actor{each}", seed + each) for each in range(ACTORS)]
     churn_actor.act(stage, actors, over - QUIET)
+    for each in kills:
+        each.join()
     time.sleep(max(0.0, over - time.monotonic()))
     samples = sampler.stop()
     recorder.stop()
     churn_sampler.write(plane.directory / "log" / "samples.jsonl.gz", samples)
     record.write(plane.directory / "log" / "notifications.jsonl.gz", recorder.messages)
     product.check()
+    if len(product.dead) < len(kills):
+        raise LabError("an agent that was killed and started again did not tell all")
 
     names, deleted = images(plane)
-    followed = churn_tables.followed(samples, AGENT)
+    followed = churn_tables.followed(samples, AGENT, product.dead)
     inferred = churn_tables.inferred(
         samples,
         INFERRED,
@@ -195,6 +226,7 @@ def run(plane: ControlPlane, minutes: float, seed: int) -> tuple[dict[str, Any],
         "minimum_age": MINIMUM_AGE,
         "operations": did,
         "down": stage.down,
+        "dead": product.dead,
         "samples": len(samples),
         "longest_time_between_samples": max(
             after.at - now.at for now, after in itertools.pairwise(samples)

@@ -65,7 +65,11 @@ def spans(samples: Sequence[Sample], images_of: Callable[[Sample], Images]) -> I
 
 @dataclass(frozen=True)
 class Followed:
-    """How well a keyspace followed the disks."""
+    """How well a keyspace followed the disks.
+
+    Differences while a host's agent was dead do not count; the seconds that were equal do not
+    leave them out.
+    """
 
     seconds: float
     equal: float
@@ -76,6 +80,8 @@ class Followed:
     #: Whether the longest ones were images that the sets lacked, or images that they had too many.
     longest_missing: float
     longest_extra: float
+    #: For how long each agent that was killed was dead, until its next one had told all.
+    dead: list[float] = field(default_factory=list)
 
     @property
     def missed(self) -> list[tuple[str, Span]]:
@@ -87,13 +93,19 @@ class Followed:
         return not self.missed
 
 
-def followed(samples: Sequence[Sample], keyspace: str) -> Followed:
-    """Compare a keyspace's sets with the disks at every moment."""
+def followed(
+    samples: Sequence[Sample], keyspace: str, dead: Sequence[tuple[str, float, float]] = ()
+) -> Followed:
+    """Compare a keyspace's sets with the disks at every moment.
+
+    :param dead: hosts whose agent did not run, from when and until when it had told all again.
+    """
     seconds = samples[-1].at - samples[0].at
     pairs = list(itertools.pairwise(samples))
     unequal = sum(after.at - now.at for now, after in pairs if now.disk != now.sets[keyspace])
-    missing = list(spans(samples, lambda sample: sample.disk - sample.sets[keyspace]))
-    extra = list(spans(samples, lambda sample: sample.sets[keyspace] - sample.disk))
+    lacking = spans(samples, lambda sample: sample.disk - sample.sets[keyspace])
+    surplus = spans(samples, lambda sample: sample.sets[keyspace] - sample.disk)
+    missing, extra = ([_alive(span, dead) for span in found] for found in (lacking, surplus))
     longest_missing = max((span.seconds for span in missing), default=0.0)
     longest_extra = max((span.seconds for span in extra), default=0.0)
     return Followed(
@@ -104,7 +116,14 @@ def followed(samples: Sequence[Sample], keyspace: str) -> Followed:
         late=[span for span in (*missing, *extra) if span.seconds > GRACE],
         longest_missing=longest_missing,
         longest_extra=longest_extra,
+        dead=[end - start for _, start, end in dead],
     )
+
+
+def _alive(span: Span, dead: Sequence[tuple[str, float, float]]) -> Span:
+    """A span without the time for which its host's agent was dead."""
+    times = (Span(span.image, *when) for host, *when in dead if host == span.image.host)
+    return span._replace(end=span.end - sum(max(0.0, _common(span, each)) for each in times))
 
 
 # -- without
@@ -269,6 +288,12 @@ def followed_table(found: Followed) -> str:
             ("  an image was missing", f"{found.longest_missing:.2f} s"),
             ("  an image was too many", f"{found.longest_extra:.2f} s"),
             (f"differences over {GRACE:.0f} s", f"{len(found.late)}"),
+            (
+                "agents killed",
+                f"{len(found.dead)}, all told again after at most {max(found.dead):.1f} s"
+                if found.dead
+                else "0",
+            ),
             (f"goal: equal within {GRACE:.0f} s, always", verdict(found.reached)),
         ],
     )

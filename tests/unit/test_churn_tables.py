@@ -59,6 +59,16 @@ def test_what_follows_later_is_late() -> None:
     assert not found.reached
 
 
+def test_what_an_agent_could_not_tell_while_it_was_dead_does_not_count() -> None:
+    """But what it did not tell within a second after it was back does; and what another's did."""
+    said = samples("..aaaaaaaa", "........aa")
+    assert [span.seconds for span in followed(said, KEYSPACE).late] == [6.0]
+    found = followed(said, KEYSPACE, [("host", 1.0, 7.0), ("host", 8.5, 9.0)])
+    assert (found.reached, found.longest, found.dead) == (True, 1.0, [6.0, 0.5])
+    assert followed(said, KEYSPACE, [("host", 1.0, 6.0)]).longest == 2.0
+    assert followed(said, KEYSPACE, [("other", 1.0, 9.0)]).longest == 6.0
+
+
 def test_a_difference_at_the_end_counts() -> None:
     assert not followed(samples(".aaaa", "....."), KEYSPACE).reached
 
