@@ -39,8 +39,9 @@ class Epochs:
         except FileNotFoundError:
             return 0
         except (OSError, ValueError) as error:
-            self._say(f"{self._file} can't be read: {error}")
-            return 0
+            failure = f"{self._file} can't be read: {error}"
+        self._say(failure)
+        return 0
 
     def _write(self, epoch: int) -> None:
         beside = self._file.with_name(self._file.name + ".new")
@@ -50,14 +51,18 @@ class Epochs:
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(self._file)
+            return
         except OSError as error:
-            self._say(f"{self._file} can't be written: {error}")
+            failure = f"{self._file} can't be written: {error}"
+        self._say(failure)
 
     def _say(self, failure: str) -> None:
+        """Log the first failure; not while it is handled, or oslo.log adds it once more."""
         if not self._failure:
             LOG.warning(
-                "%s; going on. Should this host's clock be set back while the agent is down, what "
-                "it says counts only once a consumer has told it so",
+                "%s; going on. Make the folder of [agent] state_path for this user: should this "
+                "host's clock be set back while the agent is down, what it says would count only "
+                "once a consumer has told it so",
                 failure,
             )
         self._failure = failure
