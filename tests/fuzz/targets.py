@@ -59,6 +59,8 @@ def check_change(change: changes.Change, now: int) -> None:
     for field, value in change._asdict().items():
         if field in ("host", "image_id"):
             assert names.is_valid_name(value), (field, value)
+        elif field == "parts":
+            assert all(map(names.is_valid_name, value)), (field, value)
         elif field in ("fingerprint", "fingerprints", "fetching"):
             assert all(map(names.is_fingerprint, [value] if isinstance(value, str) else value))
         elif field == "stamp":
