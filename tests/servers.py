@@ -589,7 +589,7 @@ class RabbitMQ(Server):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60.0,
+            timeout=300.0,
             check=False,
         )
         if done.returncode:
