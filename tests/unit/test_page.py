@@ -10,7 +10,7 @@ from consumers import page
 def test_the_last_lines_are_few_and_short() -> None:
     """Of warnings, the newest; nothing in them that a terminal or a browser would take amiss."""
     kept = page.LastLines()
-    log = logging.Logger("test")
+    log = logging.getLogger("a test of what the page keeps")
     log.addHandler(kept)
     log.info("none")
     for number in range(2 * page.LINES):
