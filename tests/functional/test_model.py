@@ -867,7 +867,9 @@ class Cloud(RuleBasedStateMachine):
                     least |= (used & most) - deleted
             if aged and world.services.get(host):
                 most &= used | {
-                    i.image for i in world.instances.values() if host in (i.source, i.target)
+                    i.image
+                    for i in world.instances.values()
+                    if host in (i.source, i.target) or (host, i.task) == (i.host, "spawning")
                 }
                 least &= most
             assert least <= holds, f"{when}, {host}: missing {least - holds}"
