@@ -194,6 +194,9 @@ class Listing:
         for member, score in self._pairs("zscan_iter", self._keys.hosts):
             host = self._host_name(member)
             yield host, self._stamp(score, f"the newest stamp of {host}")
+        for member, value in self._agents_alone():
+            host = self._host_name(member)
+            yield host, self._agent(value, host).stamp
 
     def hosts(self) -> Iterator[HostRow]:
         """Yield every host that is known, in no order."""

@@ -165,6 +165,7 @@ def test_what_agents_say_decides(client: connect.Client) -> None:
             Held("cmp1", "evicted", NOW - 5, Source.CREATE),
             Held("cmp2", "stored", NOW - 7, Source.CREATE),
             AgentSnapshot("cmp1", (1, 1), NOW, (stored, removed)),
+            AgentSnapshot("cmp3", (1, 1), NOW + 3, ()),  # of whom nothing but its agent tells
         ]
     )
     writer.apply([AgentStatement("cmp1", (1, 2), NOW + 1, removed, Said.CLEANUP)])
@@ -178,8 +179,13 @@ def test_what_agents_say_decides(client: connect.Client) -> None:
     assert known == {
         "cmp1": HostRow("cmp1", 2, NOW + 9, True, heard),
         "cmp2": HostRow("cmp2", 1, NOW - 7),
+        "cmp3": HostRow("cmp3", 0, NOW + 3, True, known["cmp3"].agent_heard),
     }
     assert rows.host("cmp1") == known["cmp1"]
+    assert rows.host("cmp3") == known["cmp3"]
+    assert dict(rows.heard()) == {"cmp1": NOW + 9, "cmp2": NOW - 7, "cmp3": NOW + 3}
+    counts = rows.counts()
+    assert (counts.hosts, counts.newest) == (3, NOW + 9)
     assert dict(rows.held("cmp1")) == {
         ImageRow(stored, "stored", None, 2): Evidence(NOW + 2, "agent"),
         ImageRow(later, None, None, 1): Evidence(NOW + 2, "agent"),
@@ -190,7 +196,7 @@ def test_what_agents_say_decides(client: connect.Client) -> None:
     }
     assert list(rows.holders(removed)) == []
     assert rows.state("cmp1") == HostState(False, None, 0)
-    assert rows.counts()[-4:-1] == (1, 0, 0)
+    assert counts[-4:-1] == (2, 0, 0)
     assert complaints == []
 
 
