@@ -9,11 +9,11 @@ import uuid
 
 from simulator.trace import Request
 
-IMAGES = 16
+IMAGES = 12
 SMALLEST, LARGEST = 20_000_000, 400_000_000  # bytes, spread evenly by their logarithms
 ZIPF = 1.0
-SERVERS = 120
-BURSTS, BURST = 3, 12  # so many requests for so many servers each, among these
+SERVERS = 80
+BURSTS, BURST = 2, 12  # so many requests for so many servers each, among these
 SECONDS = 180.0
 STAYS = 1 / 3
 LIFETIME = 40.0  # mean seconds of those that do not stay

@@ -43,6 +43,8 @@ class Product:
     def start_agent(self, host: str) -> None:
         """Start the agent of a host that downloads."""
         name = agent_of(host)
+        # An agent wants to see the folder that nova-compute only makes when it first needs it.
+        self.plane.base(host).parent.mkdir(exist_ok=True)
         # The lab's driver is none that the agent knows: it is told whose cache that is.
         own = {"inventory": "libvirt", "state_path": self.plane.state(name)}
         config = self.plane.bus_cache_config.with_name(f"{name}.conf")

@@ -56,6 +56,7 @@ def test_an_image_is_downloaded_once_and_told_by_the_agent(
     for server in together:
         server.wait()
 
+    wait_until(lambda: throttle.downloads(plane.downloads), "the count of the download")
     (download,) = throttle.downloads(plane.downloads)
     assert (download.image, download.bytes, download.whole) == (image, SIZE, True)
     assert download.end - download.start > 0.8 * SIZE / BANDWIDTH
