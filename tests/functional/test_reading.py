@@ -19,7 +19,6 @@ from consumers.bus import Bus, BusError, Delivery, Topology
 from consumers.transport import Transport
 from tests import servers
 from tests.certificates import Authority
-from tests.chaos.proxy import Proxy
 
 QUEUE = "frames"
 TOPOLOGY = Topology(("notifications",), ("nova",), QUEUE, prefetch=50, agents=False)
@@ -221,17 +220,20 @@ def test_a_frame_that_does_not_end_as_it_should_is_an_error(rabbit: servers.Rabb
 
 
 def test_a_broker_that_fell_silent_is_noticed_by_its_heartbeats(rabbit: servers.RabbitMQ) -> None:
-    proxy = Proxy(rabbit.port)
-    proxy.start()
-    try:
-        with opened(proxy.port, heartbeat=1) as (bus, bodies):
-            publish(rabbit, [b"one"])
-            take_all(bus, bodies, 1)
-            proxy.hole = True
-            with pytest.raises(BusError, match="heartbeats missed"):
-                read_on(bus)
-    finally:
-        proxy.close()
+    """It goes on hearing ours, so that it does not end the connection first."""
+    silent = threading.Event()
+
+    def pieces(data: bytes, came: int) -> list[bytes]:
+        return [] if silent.is_set() else [data]
+
+    line = Line(rabbit.port, pieces)
+    line.start()
+    with opened(line.port, heartbeat=1) as (bus, bodies):
+        publish(rabbit, [b"one"])
+        take_all(bus, bodies, 1)
+        silent.set()
+        with pytest.raises(BusError, match="heartbeats missed"):
+            read_on(bus)
 
 
 def test_a_broker_that_closes_the_connection_is_heard(rabbit: servers.RabbitMQ) -> None:
