@@ -97,7 +97,7 @@ def delete_all(cloud: Cloud) -> None:
     for server in cloud.servers():
         with contextlib.suppress(Refused):  # one that was being deleted already
             cloud.nova.delete(f"/servers/{server.id}")
-    wait_until(lambda: not cloud.servers(), "the deletion of all servers", interval=1.0)
+    wait_until(lambda: not cloud.servers(), "the deletion of all servers", 300.0, interval=1.0)
 
 
 def begin_anew(plane: ControlPlane, product: Product, weigher: bool) -> None:
@@ -168,9 +168,13 @@ def table(found: Mapping[str, Sequence[Figures]]) -> str:
 
 def caveat(found: Mapping[str, Sequence[Figures]]) -> str:
     """What to say of the machine under the table."""
+    rates = [each["rate_while_downloading"] / 1e6 for runs in found.values() for each in runs]
     late = max(each["latest_request_s"] for runs in found.values() for each in runs)
     load = max(each["load_average"] for runs in found.values() for each in runs)
-    said = f"{os.cpu_count()} cores, load average up to {load}, requests up to {late} s late."
+    said = (
+        f"{os.cpu_count()} cores, load average up to {load}, requests up to {late} s late, "
+        f"{min(rates):.0f} to {max(rates):.0f} MB/s while anything was downloaded."
+    )
     too_late = " The machine was too busy for it: bytes and hosts count, times do not."
     return said + too_late * (late > LATE)
 

@@ -179,6 +179,7 @@ class Run:
             "failed": len(boots) - len(good),
             "bytes_from_glance": sum(each.bytes for each in served),
             "downloads": len(served),
+            "rate_while_downloading": round(throttle.rate(served)),
             "active_p50_s": round(statistics.median(times), 2),
             "active_p95_s": _percentile_95(times),
             "active_max_s": round(max(times), 2),

@@ -15,7 +15,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -47,6 +47,17 @@ def downloads(log: Path) -> list[Download]:
     """What the proxy has counted so far, in the order of their ends."""
     lines = log.read_text().splitlines() if log.exists() else []
     return [Download(**json.loads(line)) for line in lines]
+
+
+def rate(found: Iterable[Download]) -> float:
+    """Bytes a second while anything was on its way; less than the bandwidth on a busy machine."""
+    total = busy = 0.0
+    until = 0.0
+    for each in sorted(found, key=lambda each: each.start):
+        total += each.bytes
+        busy += max(0.0, each.end - max(each.start, until))
+        until = max(until, each.end)
+    return total / busy if busy else 0.0
 
 
 class Link:

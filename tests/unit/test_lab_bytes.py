@@ -136,6 +136,15 @@ def test_downloads_share_the_link(proxy: throttle.Proxy) -> None:
     assert took > 4 * len(CONTENT) / BANDWIDTH - throttle.LENIENCE
 
 
+def test_the_rate_is_that_of_the_time_in_which_there_were_downloads() -> None:
+    spans = [(0.0, 2.0), (1.0, 3.0), (1.5, 2.5), (10.0, 11.0)]
+
+    found = [throttle.Download(IMAGE, 100, True, start, end) for start, end in spans]
+
+    assert throttle.rate(found) == pytest.approx(400 / 4.0)
+    assert throttle.rate([]) == 0.0
+
+
 def test_a_download_that_breaks_off_is_not_whole(
     proxy: throttle.Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +187,7 @@ def test_the_table_has_medians_ranges_and_ratios() -> None:
 
 def test_a_machine_that_was_too_busy_is_said_to_have_been() -> None:
     def figures(late: float) -> dict[str, float]:
-        return {"latest_request_s": late, "load_average": 3.0}
+        return {"latest_request_s": late, "load_average": 3.0, "rate_while_downloading": 5e7}
 
     assert "times do not" not in lab_bytes.caveat({"off": [figures(0.3)], "on": [figures(4.9)]})
     assert "times do not" in lab_bytes.caveat({"off": [figures(0.3)], "on": [figures(5.1)]})
