@@ -78,6 +78,7 @@ class Keys:
     ``claim:<name>``          STRING  one consumer does this now; expires
     ``wanted:<name>``         STRING  why this is to be done; goes when it is done (``reconcile``:
                                       the comparison with Nova's API)
+    ``reader:<name>``         STRING  a consumer reads its queue now: msgpack [bus, pool]; expires
     ``full``                  HASH    name of a limit -> statements that were left out since there
                                       was no room: see prelude.lua
     ``adopt``                 STRING  while a keyspace of schema 1 is taken over: how far
@@ -123,6 +124,10 @@ class Keys:
     def claim(self, name: str) -> str:
         """Return the key by which one consumer claims a task."""
         return f"{self.prefix}claim:{name}"
+
+    def reader(self, name: str) -> str:
+        """Return the key by which a consumer tells that it reads."""
+        return f"{self.prefix}reader:{name}"
 
     def wanted(self, name: str) -> str:
         """Return the key that remembers why a task is to be done."""

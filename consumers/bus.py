@@ -329,16 +329,11 @@ class Bus:
 
         Empty without a pool: then they are what we read.
         """
-        waiting: dict[str, int] = {}
-        if not self.topology.pool or not self._multiple:
-            return waiting
+        if not self._multiple:
+            return {}
         with self._errors():
             assert self._connection is not None
-            for name in self.topology.default_queues:
-                found = passive(self._connection, name)
-                if found is not None and found.consumer_count == 0 and found.message_count:
-                    waiting[name] = found.message_count
-        return waiting
+            return unread(self._connection, self.topology)
 
     # -- declarations ----------------------------------------------------------------------
 
@@ -492,24 +487,11 @@ class Bus:
             LOG.info(
                 "%s: declaring our queue %s; what was published before is not in it", self, name
             )
-        arguments = self._own_arguments()
-        if self.topology.max_bytes:
-            arguments["x-max-length-bytes"] = self.topology.max_bytes
-            arguments["x-overflow"] = "drop-head"
-            arguments["x-dead-letter-exchange"] = self.topology.dropped_queue
+        arguments = pool_arguments(self.transport, self.topology)
         if self._multiple and self.topology.dropped_queue:
             self._declare_dropped(connection)
         self._declare_one(connection, name, arguments, True, False)
         self._known_queues.add(name)
-
-    def _own_arguments(self) -> dict[str, Any]:
-        """Return what all queues of ours are declared with."""
-        arguments: dict[str, Any] = {}
-        if self.transport.quorum:
-            arguments["x-queue-type"] = "quorum"
-        if self.topology.expires:
-            arguments["x-expires"] = self.topology.expires * 1000
-        return arguments
 
     def _declare_dropped(self, connection: Connection) -> None:
         """Declare where the broker tells us of what it dropped; do without it where that fails.
@@ -518,7 +500,8 @@ class Bus:
         every queue of Nova's.
         """
         name = self.topology.dropped_queue
-        arguments = {**self._own_arguments(), "x-max-length-bytes": _DROPPED_BYTES}
+        own = _own_arguments(self.transport, self.topology)
+        arguments = {**own, "x-max-length-bytes": _DROPPED_BYTES}
         failure = ""
         try:
             self._declare_one(connection, name, arguments, True, False)
@@ -720,6 +703,39 @@ def connect(
         connection.release()
         raise
     return connection
+
+
+def pool_arguments(transport: Transport, topology: Topology) -> dict[str, Any]:
+    """Return what our own queue is declared with; it is durable, too."""
+    arguments = _own_arguments(transport, topology)
+    if topology.max_bytes:
+        arguments["x-max-length-bytes"] = topology.max_bytes
+        arguments["x-overflow"] = "drop-head"
+        arguments["x-dead-letter-exchange"] = topology.dropped_queue
+    return arguments
+
+
+def _own_arguments(transport: Transport, topology: Topology) -> dict[str, Any]:
+    """Return what all queues of ours are declared with."""
+    arguments: dict[str, Any] = {}
+    if transport.quorum:
+        arguments["x-queue-type"] = "quorum"
+    if topology.expires:
+        arguments["x-expires"] = topology.expires * 1000
+    return arguments
+
+
+def unread(connection: Connection, topology: Topology) -> dict[str, int]:
+    """Return Nova's default queues that nobody reads, with the messages waiting there.
+
+    Empty without a pool: then they are what we read.
+    """
+    waiting = {}
+    for name in topology.default_queues if topology.pool else ():
+        found = passive(connection, name)
+        if found is not None and found.consumer_count == 0 and found.message_count:
+            waiting[name] = found.message_count
+    return waiting
 
 
 def passive(connection: Connection, queue: str) -> Any:

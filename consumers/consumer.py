@@ -7,6 +7,9 @@ dies at whatever moment, a message is handled at least once, and handling it twi
 from __future__ import annotations
 
 import collections
+import contextlib
+import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +56,10 @@ RENEWAL = 30.0
 
 LONGEST_PAUSE = 5.0
 """Seconds between two tries at a Redis that is away, at the most; half a minute for a broker."""
+
+PRESENT = 90.0
+"""Seconds for which it is remembered in Redis that we read, told anew at each third of that: so
+that one can see whether somebody else takes messages from our queue."""
 
 UPKEEP = 600.0
 """Seconds between two looks at what grows: unread queues, images that nobody holds."""
@@ -159,6 +166,8 @@ class Consumer:
         self._next_look = 0.0
         self._next_renewal = 0.0
         self._next_depth = 0.0
+        self._name = f"{socket.gethostname()}:{secrets.token_hex(4)}"
+        self._next_telling = 0.0
         self._waiting: dict[str, int] | None = None
         self._warned: dict[str, int] = {}
 
@@ -234,6 +243,9 @@ class Consumer:
             self._bus.cancel()
             self._redis.retry_now()
             self._flush(time.monotonic())
+        if self._redis.is_up:
+            with contextlib.suppress(Unavailable, SchemaError):
+                self._writer.reads_no_more(self._name)
         if self._agents is not None:
             self._agents.stop()
         LOG.info("%s: stopping; in all %s", self._bus, _summary(self.counts))
@@ -324,6 +336,7 @@ class Consumer:
             return
         failure = ""
         try:
+            self._tell_that_we_read(now)
             self._attend(now)
             if self._sweep is not None and self._bus.consuming:
                 # what waits on the bus may tell that an image is in use
@@ -343,6 +356,11 @@ class Consumer:
             failure = str(error)
         if failure:
             self._redis.down(failure)
+
+    def _tell_that_we_read(self, now: float) -> None:
+        if self._bus.consuming and now >= self._next_telling:
+            self._writer.reads(self._name, self._bus.topology.pool, PRESENT)
+            self._next_telling = now + PRESENT / 3
 
     def _tell_of_loss(self) -> None:
         """Tell, once, where what was published may not have come to our queues."""

@@ -104,8 +104,10 @@ class NovaApi:
                 up[row["host"]] = row.get("state") == "up"  # down, too, where it is forced down
         return Services(up, frozenset(unknown))
 
-    def servers(self) -> Iterator[list[Server]]:
+    def servers(self, host: str = "") -> Iterator[list[Server]]:
         """Yield all servers of all projects, page by page; the soft-deleted ones, too.
+
+        :param host: only of this host; empty: of all.
 
         A soft-deleted server still is on its host, and Nova's cache manager counts its image as
         used (nova/compute/manager.py, ``_run_image_cache_manager_pass``). What is created meanwhile
@@ -117,7 +119,7 @@ class NovaApi:
         """
         before: list[str] = []
         while True:
-            rows = _rows(self._page(before), "servers")
+            rows = _rows(self._page(before, host), "servers")
             if not rows:
                 return
             yield [_server(row) for row in rows]
@@ -168,12 +170,40 @@ class NovaApi:
             return False
         return True
 
-    def _page(self, before: list[str]) -> Any:
+    def ironic(self) -> frozenset[str]:
+        """Return the hosts whose nova-compute drives Ironic, and so caches no images.
+
+        Nova says ``ironic`` for these (nova/virt/ironic/driver.py, ``_get_hypervisor_type``).
+
+        :raises ApiError: they can't be listed.
+        """
+        hosts: set[str] = set()
+        query: dict[str, Any] = {"limit": PAGE}
+        while True:
+            answer = self._get(
+                "/os-hypervisors/detail",
+                query,
+                SERVICES_MICROVERSION,
+                "hypervisors",
+                "os_compute_api:os-hypervisors:list-detail",
+            )
+            rows = _rows(answer, "hypervisors")
+            for row in rows:
+                service = row.get("service")
+                if row.get("hypervisor_type") == "ironic" and isinstance(service, dict):
+                    hosts.add(str(service.get("host")))
+            if not rows:
+                return frozenset(hosts)
+            query["marker"] = rows[-1].get("id")
+
+    def _page(self, before: list[str], host: str) -> Any:
         """Return what comes after the page of these ids.
 
         A server whose row is archived meanwhile can be no marker: then the one before it is.
         """
         query: dict[str, Any] = {"all_tenants": "1", "soft_deleted": "1", "limit": PAGE}
+        if host:
+            query["host"] = host
         failure: ApiError | None = None
         for marker in reversed(before) if before else (None,):
             if marker is not None:

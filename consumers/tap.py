@@ -81,7 +81,7 @@ def _listen(
     )
     keys = dict.fromkeys(topology.exchanges, topology.default_queues)
     keys[protocol.EXCHANGE] = [protocol.QUEUE]
-    there = [each for each in keys if _is_there(connection, each)]
+    there = [each for each in keys if is_there(connection, each)]
     if not there:
         raise bus.BusError(f"{transport.shown} has none of the exchanges {', '.join(keys)}")
     for exchange in there:
@@ -111,7 +111,7 @@ def _connect(transport: Transport) -> Connection:
     return bus.connect(transport, transport.urls[-1], NAME)
 
 
-def _is_there(connection: Connection, exchange: str) -> bool:
+def is_there(connection: Connection, exchange: str) -> bool:
     """Tell whether there is such an exchange: what is absent must be declared by its owner."""
     try:
         with connection.channel() as channel:

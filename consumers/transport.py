@@ -15,6 +15,10 @@ from bus_cache.conf import ConfigurationError, consumer, value
 from bus_cache.conf.messaging import OPTIONS, oslo_messaging
 
 
+class NoBus(ConfigurationError):
+    """The configuration names no message bus."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Transport:
     """One message bus: how to connect, and how OpenStack declares things there.
@@ -60,7 +64,8 @@ def transports(conf: cfg.ConfigOpts) -> list[Transport]:
     """Return the buses to read: ``[consumer] transport_url``, else what notifications use, else
     RPC's.
 
-    :raises ConfigurationError: none is given, or one can't be used.
+    :raises NoBus: none is given.
+    :raises ConfigurationError: one can't be used.
     """
     section = "oslo_messaging_notifications"
     given: list[tuple[str, str]] = []
@@ -75,7 +80,7 @@ def transports(conf: cfg.ConfigOpts) -> list[Transport]:
             where = f"[{group or 'DEFAULT'}] transport_url"
             given = [(where, url) for url in urls if url]
     if not given:
-        raise ConfigurationError(
+        raise NoBus(
             f"[{consumer.GROUP}] transport_url is missing: name the message bus that Nova "
             "publishes to, or give nova.conf as a further --config-file."
         )

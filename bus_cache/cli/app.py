@@ -25,6 +25,7 @@ COMMANDS = {
     "host show": "bus_cache.cli.host:HostShow",
     "explain": "bus_cache.cli.explain:Explain",
     "status": "bus_cache.cli.status:Status",
+    "doctor": "bus_cache.cli.doctor:Doctor",
     "sync": "bus_cache.cli.sync:Sync",
     "record": "bus_cache.cli.record:Record",
     "replay": "bus_cache.cli.record:Replay",
@@ -36,6 +37,7 @@ DESCRIPTION = "Shows what bus-cache knows: which compute hosts hold which image 
 EPILOG = """\
 examples:
   bus-cache status                           is all well, and how fresh is it?
+  bus-cache doctor                           what is wrong, and what to do about it
   bus-cache image list --limit 20            the images that most hosts hold
   bus-cache image show IMAGE -f json         who holds this image, by what evidence, and when
   bus-cache host show HOST                   what this host holds
@@ -47,7 +49,8 @@ exit codes:
   0  fine
   1  an error, told on stderr: an unknown image or host, Redis away, a wrong configuration
   2  wrong use: an unknown command or option, a name that can't be one
-  3  bus-cache sync: the index and Nova differ, and were left so
+  3  bus-cache sync: the index and Nova differ, and were left so;
+     bus-cache doctor: something is wrong
 """
 
 

@@ -91,6 +91,41 @@ GROUPS: list[tuple[str | None, list[cfg.Opt]]] = [
 """All of them; group None is [DEFAULT]."""
 
 
+FILTER_SCHEDULER_GROUP = "filter_scheduler"
+NOTIFICATIONS_GROUP = "notifications"
+
+SPEAKING: list[tuple[str, list[cfg.Opt]]] = [
+    (
+        FILTER_SCHEDULER_GROUP,
+        [
+            cfg.ListOpt(
+                "weight_classes",
+                default=["nova.scheduler.weights.all_weighers"],
+                help="Weighers of nova-scheduler.",
+            )
+        ],
+    ),
+    (
+        NOTIFICATIONS_GROUP,
+        [
+            cfg.StrOpt(
+                "notification_format",
+                default="unversioned",
+                deprecated_group="DEFAULT",
+                help="What is sent: unversioned, versioned or both.",
+            ),
+            cfg.ListOpt(
+                "versioned_notifications_topics",
+                default=["versioned_notifications"],
+                help="Topics of versioned notifications.",
+            ),
+        ],
+    ),
+]
+"""What says whether Nova sends notifications and uses the weigher (nova/conf/scheduler.py,
+notifications.py); of no matter to consumer and agent."""
+
+
 def register(conf: cfg.ConfigOpts, groups: Iterable[str | None] | None = None) -> None:
     """Register the options of some groups, or of all; twice does no harm."""
     for name, options in GROUPS:

@@ -97,6 +97,27 @@ class Counts(NamedTuple):
     full: tuple[tuple[str, int], ...] = ()
 
 
+class Reader(NamedTuple):
+    """A consumer that reads its queue now: its name, the bus' identity, and its pool."""
+
+    name: str
+    bus: str
+    pool: str
+
+
+class Server(NamedTuple):
+    """How a Redis is set up and does, as far as it tells.
+
+    ``evicts``: by what policy it may evict keys; empty: never. ``journal``: it keeps an append-only
+    file. ``unsaved``: its last attempt to save failed. ``clock``: its time in ms; None: not told.
+    """
+
+    evicts: str
+    journal: bool
+    unsaved: bool
+    clock: int | None
+
+
 class _Agent(NamedTuple):
     """What is known of a host's agent: whether it decides, the stamp of its newest word, and when
     it was last heard."""
@@ -307,13 +328,41 @@ class Listing:
             tuple(full),
         )
 
-    def server(self) -> str:
-        """Return name and version of the server, such as ``Valkey 8.1.1``."""
+    def readers(self) -> list[Reader]:
+        """Return the consumers that read their queues now. It goes through all keys."""
+        prefix = self._keys.reader("")
+        keys = list(self._client.scan_iter(match=f"{prefix}*", count=1000))
+        found = []
+        values = self._ask(("get", key) for key in keys)
+        for key, value in zip(keys, values, strict=True):
+            row = None if value is None else _unpacked(value, 2)
+            if row is not None and all(isinstance(each, str) for each in row[:2]):
+                found.append(Reader(_printable(key).removeprefix(prefix), row[0], row[1]))
+        return found
+
+    def condition(self) -> Server:
+        """Return how the server that has our keys is set up."""
+        server, memory, saving = (self._info(each) for each in ("server", "memory", "persistence"))
+        clock = server.get("server_time_usec")
+        evicts = str(memory.get("maxmemory_policy", "noeviction"))
+        return Server(
+            "" if evicts == "noeviction" or not memory.get("maxmemory") else evicts,
+            bool(saving.get("aof_enabled")),
+            "err" in (saving.get("rdb_last_bgsave_status"), saving.get("aof_last_write_status")),
+            clock // 1000 if isinstance(clock, int) else None,
+        )
+
+    def _info(self, section: str) -> dict[str, Any]:
         options = {}
         if hasattr(self._client, "get_node_from_key"):  # a Cluster: ask the node that has our keys
             options["target_nodes"] = self._client.get_node_from_key(self._keys.schema)
+        found: dict[str, Any] = self._client.info(section, **options)
+        return found
+
+    def server(self) -> str:
+        """Return name and version of the server, such as ``Valkey 8.1.1``."""
         try:
-            info = self._client.info("server", **options)
+            info = self._info("server")
         except redis.ResponseError as error:
             return f"unknown ({error})"
         if "valkey_version" in info:

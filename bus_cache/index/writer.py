@@ -467,6 +467,21 @@ class Writer:
         with self._unavailable():
             self._client.delete(self._keys.claim(name))
 
+    def reads(self, name: str, pool: str, seconds: float) -> None:
+        """Tell for so long that a consumer of this name reads our queues; :class:`Unavailable`.
+
+        :param pool: its ``[consumer] pool``.
+        """
+        with self._unavailable():
+            self._client.set(
+                self._keys.reader(name), msgpack.packb([self._bus, pool]), px=int(seconds * 1000)
+            )
+
+    def reads_no_more(self, name: str) -> None:
+        """Take that back; :class:`Unavailable`."""
+        with self._unavailable():
+            self._client.delete(self._keys.reader(name))
+
     def want(self, name: str, why: str, *, again: bool = True) -> None:
         """Remember that a task is to be done, until :meth:`unwant`; :class:`Unavailable`.
 

@@ -1,4 +1,4 @@
-"""A stand-in for Keystone and Nova's API over HTTP: services and servers, as a consumer asks."""
+"""A stand-in for Keystone and Nova's API over HTTP: what consumer and command line ask for."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class NovaApi:
     def __init__(self, hosts: Callable[[], list[str]], servers: Servers) -> None:
         """Take what is asked at each request."""
         self.listings = 0
+        self.ironic: list[str] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -109,12 +110,20 @@ class NovaApi:
         if path == "/compute/v2.1":
             versions = {"version": "2.96", "min_version": "2.1"}
             return 200, {"version": {"id": "v2.1", "status": "CURRENT", "links": links, **versions}}
+        hosts = self._hosts()
         if path.endswith("/os-services"):
-            return 200, {"services": [_service(host) for host in self._hosts()]}
+            return 200, {"services": [_service(host) for host in hosts]}
+        if path.endswith("/os-hypervisors/detail"):
+            found = [] if "marker" in query else hosts
+            return 200, {"hypervisors": [_hypervisor(each, each in self.ironic) for each in found]}
+        return self._get_servers(path, query)
+
+    def _get_servers(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
         servers = self._servers()
         if path.endswith("/servers/detail"):
             self.listings += 1
-            ids = sorted(servers)
+            only = query.get("host")
+            ids = sorted(each for each in servers if only is None or servers[each][0] in only)
             after = query.get("marker", [""])[0]
             limit = int(query.get("limit", ["1000"])[0])
             page = [each for each in ids if each > after][:limit]
@@ -126,6 +135,11 @@ class NovaApi:
 
 def _service(host: str) -> dict[str, str]:
     return {"binary": "nova-compute", "host": host, "state": "up", "status": "enabled"}
+
+
+def _hypervisor(host: str, ironic: bool) -> dict[str, Any]:
+    kind = "ironic" if ironic else "QEMU"
+    return {"id": f"id-{host}", "hypervisor_type": kind, "service": {"host": host}}
 
 
 def _server(server: str, host: str, image: str) -> dict[str, Any]:

@@ -174,6 +174,9 @@ def write_everything(writer: Writer) -> None:
     writer.hold("task", 9)
     assert writer.claimed("task")
     writer.release("task")
+    writer.reads("one", "bus_cache", 9)
+    writer.reads_no_more("one")
+    writer.reads("two", "bus_cache", 999)
     writer.want("task", "why")
     assert writer.wanted("task") == "why"
     writer.unwant("task", "why")
@@ -193,8 +196,12 @@ class Cloud:
     def services(self) -> nova_api.Services:
         return nova_api.Services({"n1": True, "a1": True}, frozenset())
 
-    def servers(self) -> Iterator[list[nova_api.Server]]:
-        yield [nova_api.Server(SERVER, "n1", IMAGES[5], None, "active", True)]
+    def ironic(self) -> frozenset[str]:
+        return frozenset()
+
+    def servers(self, host: str = "n1") -> Iterator[list[nova_api.Server]]:
+        if host == "n1":
+            yield [nova_api.Server(SERVER, "n1", IMAGES[5], None, "active", True)]
 
     def exists(self, server: str) -> bool:
         return server == SERVER
@@ -234,9 +241,9 @@ def test_the_command_line_needs_what_it_may(
     config = tmp_path / "bus_cache.conf"
     config.write_text(f"[bus_cache]\nredis_url = {guarded.url(CLI)}\n")
 
-    def run(*words: str) -> None:
+    def run(*words: str, expected: int = 0) -> None:
         code = main([*words, "--config-file", str(config)])
-        assert code == 0, capsys.readouterr()
+        assert code == expected, capsys.readouterr()
 
     write_everything(writer)
     with guarded.used() as used:
@@ -247,6 +254,10 @@ def test_the_command_line_needs_what_it_may(
             run("host", "show", host)
         run("explain", PRINTS[2], "--size", "8G")
         run("sync", "--os-cloud", "any", "--repair")
+        capsys.readouterr()
+        run("doctor", "--os-cloud", "any", "-f", "json", expected=3)  # there is no bus
+        rows = {each["check"]: each["verdict"] for each in json.loads(capsys.readouterr().out)}
+        assert (rows["redis"], rows["redis rights"], rows["index against nova"]) == ("ok",) * 3
         run("flush", "--yes")
     with guarded.server.client() as raw:
         assert raw.dbsize() == 0
