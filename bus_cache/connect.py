@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import secrets  # noqa: F401 - redis-py imports it with its first connection: a boot would wait
 import socket
 import ssl
 import urllib.parse

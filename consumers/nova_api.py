@@ -20,6 +20,9 @@ SERVERS_MICROVERSION = "2.1"
 SERVICES_MICROVERSION = "2.69"
 """Nova's of Stein: the first that lists the compute services of a cell that does not answer."""
 
+HYPERVISORS_MICROVERSION = "2.53"
+"""Nova's of Pike: has what 2.88 took out of the list of hypervisors, free RAM and work in hand."""
+
 PAGE = 500
 """Servers of one answer: some two seconds of work of one of Nova's API processes."""
 
@@ -119,6 +122,31 @@ class NovaApi:
                 return
             yield [_server(row) for row in rows]
             before = [row["id"] for row in rows]
+
+    def hypervisors(self) -> dict[str, tuple[int, int]]:
+        """Return host -> how many servers are in work there, and its free RAM in MiB.
+
+        As the scheduler's HostState has them, of a host's first hypervisor; but its number of
+        builds (``io_workload``) is not told, only ``current_workload``: servers of which Nova does
+        anything (nova/compute/stats.py).
+
+        :raises ApiError: they can't be listed.
+        """
+        answer = self._get(
+            "/os-hypervisors/detail",
+            {},
+            HYPERVISORS_MICROVERSION,
+            "hypervisors",
+            "os_compute_api:os-hypervisors:list-detail",
+        )
+        found: dict[str, tuple[int, int]] = {}
+        for row in _rows(answer, "hypervisors"):
+            service = row.get("service")
+            host = service.get("host") if isinstance(service, dict) else None
+            work, free = row.get("current_workload"), row.get("free_ram_mb")
+            if isinstance(host, str) and isinstance(work, int) and isinstance(free, int):
+                found.setdefault(host, (work, free))
+        return found
 
     def exists(self, server: str) -> bool:
         """Return whether a server is there, soft-deleted or not: False only where its cell says no.

@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name: _load(_path(options.folder, first, first.seeds[0], name)) for name in policies.ALL
         }
         pictures.draw(outcomes, options.pictures)
+        pictures.draw_policy(options.pictures)
         for setting in settings:
             figures = _figures(setting, options.folder)
             pictures.plane(figures, options.pictures / f"plane-{setting.name}")
@@ -117,7 +118,6 @@ def _digest(setting: Setting, name: str) -> str:
     model = ["cloud", "generate", "links", "nova_scheduler", "policies", "run", "trace"]
     own = {
         "bus_cache": sorted((here.parent / "weigher").glob("*.py")),
-        "bus_cache_next": [here / "candidate.py"],
         policies.CLAIRVOYANT: [here / "clairvoyant.py"],
     }
     files = [*(here / f"{module}.py" for module in model), parameters.FILE, *own.get(name, [])]

@@ -1,4 +1,4 @@
-"""Pictures of outcomes, each as PNG and SVG."""
+"""Pictures of outcomes, each as PNG and SVG; ``python -m simulator.pictures``: of the policy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ matplotlib.use("Agg")  # no display is needed
 matplotlib.rcParams["svg.hashsalt"] = "bus-cache"  # the same bytes for the same picture
 
 from matplotlib import pyplot  # noqa: E402 - after the choice above
+from oslo_config import cfg  # noqa: E402
 
+from bus_cache.conf import image_cache_weigher  # noqa: E402
 from simulator.run import SAMPLE_SECONDS, Outcome, percentile  # noqa: E402
+from weigher import policy  # noqa: E402
 
 _POINTS = 500
 
@@ -25,6 +28,15 @@ def draw(outcomes: Mapping[str, Outcome], folder: pathlib.Path) -> None:
     _traffic(outcomes, folder / "glance-traffic")
     _heat(outcomes, folder / "host-load")
     plane({name: [each.figures] for name, each in outcomes.items()}, folder / "plane")
+
+
+def draw_policy(folder: pathlib.Path) -> None:
+    """Draw the weigher's policy with its default options."""
+    folder.mkdir(parents=True, exist_ok=True)
+    conf = cfg.ConfigOpts()
+    conf.register_opts(image_cache_weigher.OPTIONS, image_cache_weigher.GROUP)
+    conf([])
+    policy_shares(policy.options(conf[image_cache_weigher.GROUP]), folder / "policy")
 
 
 def plane(figures: Mapping[str, Sequence[Mapping[str, float]]], path: pathlib.Path) -> None:
@@ -103,7 +115,37 @@ def _heat(outcomes: Mapping[str, Outcome], path: pathlib.Path) -> None:
     _save(figure, path)
 
 
+def policy_shares(options: policy.Options, path: pathlib.Path) -> None:
+    """Draw a host's weight over each of what it depends on, with all else at its best."""
+    figure, (by_size, by_builds, by_room) = pyplot.subplots(
+        1, 3, sharey=True, figsize=(10, 3.2), layout="constrained"
+    )
+    mib = [step * 5 for step in range(1, 601)]
+    saved = [policy.saving(each * policy.MIB, *options[:2]) for each in mib]
+    for there, name in ((policy.HELD, "held"), (policy.COMING, "on its way")):
+        by_size.plot(mib, [there * each for each in saved], label=name)
+    by_size.legend(fontsize=8)
+    by_size.set(xlabel="the image's size, MiB", ylabel="weight", ylim=(0, 1.05))
+
+    builds = range(int(options.most_builds) + 3)
+    by_builds.plot(builds, [policy.idleness(each, options.most_builds) for each in builds], "o-")
+    by_builds.set(xlabel="builds on the host")
+
+    lacking = [step / 1000 for step in range(-20, 201)]
+    for gib in (1, 2, 8):
+        scale = policy.scale(gib * 2**30, 0, [1.0], options)
+        shares = [policy.room(each, scale.lack_mb) for each in lacking]
+        by_room.plot([100 * each for each in lacking], shares, label=f"{gib} GiB")
+    by_room.legend(title="image of", fontsize=8, title_fontsize=8)
+    by_room.set(xlabel="RAM that it lacks of the mean,\n% of the largest free RAM")
+    _save(figure, path)
+
+
 def _save(figure: Any, path: pathlib.Path) -> None:
     figure.savefig(path.with_suffix(".png"), dpi=110, metadata={"Software": None})
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    draw_policy(pathlib.Path("docs/placement"))

@@ -6,13 +6,13 @@ Each gets the same: the hosts' records (HostStates) and the index. All weights a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from nova.scheduler import weights
 
 import weigher
-from simulator import candidate
+from bus_cache.index import reader
 from simulator.cloud import Index
 from weigher import guard
 
@@ -29,16 +29,18 @@ class ModelGuard(guard.Guard):
         super().__init__(no_client, "model", math.inf)
         self._index = index
 
-    def holders(self, image_id: str, hosts: Iterable[str], deadline: float) -> list[bool]:
-        """Tell for each host whether the model's index says that it holds the image."""
-        held = self._index.held[image_id]
-        return [host in held for host in hosts]
+    def _ask(self, image_id: str, hosts: Sequence[str], deadline: float) -> reader.Found:
+        """Tell what the model's index says."""
+        asked = frozenset(hosts)
+        held, coming = self._index.held[image_id], self._index.coming[image_id]
+        return reader.Found(asked, asked & held, frozenset(coming))
 
 
 def bus_cache(index: Index) -> Any:
-    """Return the product's weigher as nova-scheduler makes it, reading the model's index."""
+    """Return the product's weigher as nova-scheduler makes it, with the model's index and clock."""
     real = weigher.ImageCacheWeigher()
     real._guard = ModelGuard(index)
+    real._clock = index.now
     return real
 
 
@@ -93,46 +95,14 @@ class InverseHolders(_Weigher):
         return [1.0 / sum(holds) if held else 0.0 for held in holds]
 
 
-class BusCacheNext(_Weigher):
-    """The candidate for the product's next policy, simulator/candidate.py."""
-
-    def __init__(
-        self, index: Index, multiplier: float, options: candidate.Options | None = None
-    ) -> None:
-        super().__init__(index, multiplier)
-        self._options = options or candidate.Options()
-        self._decisions = candidate.Decisions()
-
-    def weigh_objects(self, weighed: Sequence[Any], request_spec: Any) -> list[float]:
-        image, now = request_spec.image.id, self._index.now()
-        states = [each.obj for each in weighed]
-        self._decisions.learn(now)
-        sent, fetching = self._decisions.count()
-        self._decisions.show(now, image, states)
-        held, coming = self._index.held[image], self._index.coming[image]
-        hosts = [
-            candidate.Host(
-                holds=state.host in held,
-                on_its_way=state.host in coming or (image, state.host) in fetching,
-                builds=max(state.num_io_ops, sent[state.host]),
-                free_ram_mb=state.free_ram_mb,
-            )
-            for state in states
-        ]
-        return candidate.weights(
-            request_spec.image.size, request_spec.memory_mb, hosts, self._options
-        )
-
-
 POLICIES: dict[str, Callable[[Index], list[Any]]] = {
     "nova_default": lambda index: [],
     "flat_1": lambda index: [Flat(index, 1.0)],
     "flat_10": lambda index: [Flat(index, 10.0)],
     "k8s_image_locality": lambda index: [KubernetesImageLocality(index, 1.0)],
-    # as strong as the product's weigher: the formula is what differs
+    # above what Nova's own weighers of room add up to, as a held image should decide
     "inverse_holders": lambda index: [InverseHolders(index, 7.0)],
     "bus_cache": lambda index: [bus_cache(index)],
-    "bus_cache_next": lambda index: [BusCacheNext(index, candidate.MULTIPLIER)],
 }
 """Name → what makes the weighers that it adds, for one process of nova-scheduler."""
 

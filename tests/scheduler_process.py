@@ -151,7 +151,9 @@ class _Child:
 
         from tests import torment
         from tests.functional import test_weigher
+        from weigher import recent
 
+        recent.FRESH = 0.0  # each call asks Redis, as if it were the first one of its moment
         self._tests = test_weigher
         self._holder = torment.HOLDER
         self._spec = test_weigher.make_spec(test_weigher.make_image(id=torment.IMAGE))
@@ -174,7 +176,7 @@ class _Child:
         held = [host.host == self._holder for host in self._hosts]
         self._nothing, self._right = [0.0] * hosts, [float(each) for each in held]
         plain = self._plain = self._alone.rank(self._hosts, self._spec)
-        better = [(host, weight + 7.0) for host, weight in plain if host == self._holder]
+        better = [(host, weight + 5.0) for host, weight in plain if host == self._holder]
         self._better = better + [each for each in plain if each[0] != self._holder]
         ours = self._scheduler.ours
         weigh = ours.weigh_objects

@@ -11,6 +11,9 @@ Native and green threads share no lock or queue that both could wait for, but th
 waiting for one releases the interpreter's lock in a native thread, and lets others run in a green
 one.
 
+What was answered a moment ago (:mod:`weigher.recent`) is not asked for again, whatever Redis does
+meanwhile.
+
 The thread never logs: the locks of logging are eventlet's as well.
 """
 
@@ -19,18 +22,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import random
 import socket
-import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bus_cache import connect
 from bus_cache.index import reader
-from weigher import breaker
+from weigher import breaker, native, recent
 
 STUCK = 10.0
 """Seconds after which an attempt's connections are cut: an answer can trickle in for ever."""
@@ -53,6 +54,8 @@ class Counters:
 
     known: int = 0
     """Calls that were answered."""
+    remembered: int = 0
+    """Of these, those that Redis was not asked for: it had answered a moment before."""
     unknown: int = 0
     """Calls that were not."""
     overruns: int = 0
@@ -70,8 +73,8 @@ class Counters:
         return self.known + self.unknown
 
 
-class Guard:
-    """Asks who holds an image, and returns in time.
+class Guard(native.PerProcess):
+    """Asks where an image is, and returns in time.
 
     One object serves all threads of a process and the processes forked from it: each process has
     a thread and connections of its own, made at its first call.
@@ -83,14 +86,14 @@ class Guard:
         :param budget: seconds that a good Redis takes at the most.
         """
         self._settings = make_client, keyspace, budget
-        self._forked()
-        _guards.add(self)
+        super().__init__()
 
-    def _forked(self) -> None:
-        """Begin anew: nobody serves the parent's queue here, and its locks may be held for ever."""
-        self._lock = _native("threading").Lock()
+    def begin(self) -> None:
+        """Begin anew: nobody serves the parent's queue here."""
+        super().begin()
         self._asker: _Asker | None = None
         self._telling = breaker.Telling()
+        self._recent = recent.Recent()
 
     @property
     def trouble(self) -> str | None:
@@ -102,16 +105,48 @@ class Guard:
         """What happened in this process so far."""
         return self._asker.counters if self._asker else Counters()
 
-    def holders(self, image_id: str, hosts: Iterable[str], deadline: float) -> list[bool]:
-        """Tell for each host whether it holds the image.
+    def check(self, image_id: str, now: float) -> None:
+        """See that there can be an answer, before work is done for it; see :meth:`look`.
 
-        Waits until the deadline at the most, and not at all while Redis is lost.
+        :raises NotKnown: Redis is lost, and nothing is known freshly of the image.
+        """
+        if self._asker is not None and self.trouble is not None:
+            with self._lock:
+                known = self._recent.look(image_id, now)
+            if known is None:
+                self._asker.check()
 
-        :param hosts: not even iterated over while Redis is lost.
+    def look(
+        self, image_id: str, hosts: Sequence[str], now: float, deadline: float
+    ) -> reader.Found:
+        """Tell which of the hosts hold the image, and which hosts fetch it; the answer may know of
+        other hosts, too.
+
+        What it says was so at some moment of the last :data:`weigher.recent.FRESH` seconds. Waits
+        until the deadline at the most, and not at all where that is known or Redis is lost.
+
+        :param now: of a clock that only grows.
         :param deadline: of ``time.monotonic``.
         :raises NotKnown: there is no answer.
         """
+        with self._lock:
+            known = self._recent.look(image_id, now)
+        if known is not None:
+            if known.asked.issuperset(hosts):
+                self._count_remembered()
+                return known
+            hosts = [host for host in hosts if host not in known.asked]
+        found = self._ask(image_id, hosts, deadline)
+        with self._lock:
+            return self._recent.learn(image_id, found, now)
+
+    def _ask(self, image_id: str, hosts: Sequence[str], deadline: float) -> reader.Found:
+        """Ask Redis; see :meth:`look`."""
         return self._own_asker().ask(image_id, hosts, deadline)
+
+    def _count_remembered(self) -> None:
+        if self._asker is not None:
+            self._asker.count(known=1, remembered=1)
 
     def change(self) -> tuple[str | None, int] | None:
         """Return what the log should say now: the trouble, or None where it is over; and
@@ -139,17 +174,6 @@ class Guard:
         return asker
 
 
-_guards: weakref.WeakSet[Guard] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for guard in list(_guards):
-        guard._forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
 class _Question:
     """What a caller asks, and what it hears. The asker's thread sets the answer, then rings."""
 
@@ -157,7 +181,7 @@ class _Question:
         self.image_id = image_id
         self.hosts = hosts
         self.deadline = deadline
-        self.answer: list[bool] | None = None
+        self.answer: reader.Found | None = None
         self.failure: NotKnown | None = None
         self._ear, self._bell = socket.socketpair()
 
@@ -188,10 +212,10 @@ class _Asker:
         self._connections: weakref.WeakSet[connect.Connection] = weakref.WeakSet()
         self._last: tuple[str, Sequence[str]] = "", ()
         self._busy_since: float | None = None
-        threading = _native("threading")
+        threading = native.module("threading")
         # A native lock is safe under eventlet, too: nothing is waited for while it is held.
         self._lock = threading.Lock()
-        self._questions = _native("queue").SimpleQueue()
+        self._questions = native.module("queue").SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="bus-cache-weigher", daemon=True)
         self._thread.start()
 
@@ -201,23 +225,27 @@ class _Asker:
         """Tell whether somebody serves the questions."""
         return bool(self._thread.is_alive())
 
-    def ask(self, image_id: str, hosts: Iterable[str], deadline: float) -> list[bool]:
-        """See :meth:`Guard.holders`."""
+    def check(self) -> None:
+        """Raise NotKnown where Redis is lost."""
         trouble = self.breaker.reason
         if trouble is not None:
             self._cut_if_stuck()
-            self._count(unknown=1)
+            self.count(unknown=1)
             raise NotKnown(trouble)
-        question = _Question(image_id, list(hosts), deadline)
+
+    def ask(self, image_id: str, hosts: Sequence[str], deadline: float) -> reader.Found:
+        """See :meth:`Guard.look`."""
+        self.check()
+        question = _Question(image_id, hosts, deadline)
         self._questions.put(question)
         question.wait()
         if question.answer is not None:
-            self._count(known=1)
+            self.count(known=1)
             return question.answer
         if question.failure is not None:
-            self._count(unknown=1)
+            self.count(unknown=1)
             raise question.failure
-        self._count(unknown=1, overruns=1)
+        self.count(unknown=1, overruns=1)
         self._blame()
         raise NotKnown(self._late())
 
@@ -253,9 +281,13 @@ class _Asker:
             self.breaker.failed(time.monotonic(), reason, random.random())
             self.counters.opened = self.breaker.opened
 
-    def _count(self, *, known: int = 0, unknown: int = 0, overruns: int = 0) -> None:
+    def count(
+        self, *, known: int = 0, remembered: int = 0, unknown: int = 0, overruns: int = 0
+    ) -> None:
+        """Count calls."""
         with self._lock:
             self.counters.known += known
+            self.counters.remembered += remembered
             self.counters.unknown += unknown
             self.counters.overruns += overruns
 
@@ -272,7 +304,7 @@ class _Asker:
             pause = None if probe_at == math.inf else max(0.0, probe_at - time.monotonic())
             try:
                 question = self._questions.get(timeout=pause)
-            except _native("queue").Empty:
+            except native.module("queue").Empty:
                 self._probe()
                 continue
             if question is None:
@@ -330,7 +362,7 @@ class _Asker:
         with self._lock:
             self.breaker.probe_failed(time.monotonic(), reason, random.random())
 
-    def _read(self, deadline: float) -> list[bool]:
+    def _read(self, deadline: float) -> reader.Found:
         """Ask Redis once; once more, before the deadline, where it had closed the connection."""
         try:
             return self._ask()
@@ -339,11 +371,11 @@ class _Asker:
                 raise
             return self._ask()
 
-    def _ask(self) -> list[bool]:
+    def _ask(self) -> reader.Found:
         if self._reader is None:
             client = self._make_client(self._connections.add)
             self._reader = reader.Reader(client, self._keyspace)
-        return self._reader.holders(*self._last)
+        return self._reader.look(*self._last, int(1000 * time.time()))
 
     def _hang_up(self) -> None:
         """Leave nothing of a failure behind: the next attempt begins with a new client."""
@@ -364,17 +396,6 @@ class _Asker:
 
 _WAKE: Any = object()
 """For the thread: look at the breaker again."""
-
-
-def _native(name: str) -> Any:
-    """Return a module of the standard library as it was before eventlet's monkey patching.
-
-    Looks for eventlet where it is loaded already: it is not ours to import.
-    """
-    patcher = sys.modules.get("eventlet.patcher")
-    if patcher is not None and patcher.is_monkey_patched("thread"):
-        return patcher.original(name)
-    return __import__(name)
 
 
 def explain(error: Exception) -> str:

@@ -23,6 +23,7 @@ COMMANDS = {
     "image show": "bus_cache.cli.image:ImageShow",
     "host list": "bus_cache.cli.host:HostList",
     "host show": "bus_cache.cli.host:HostShow",
+    "explain": "bus_cache.cli.explain:Explain",
     "status": "bus_cache.cli.status:Status",
     "sync": "bus_cache.cli.sync:Sync",
     "flush": "bus_cache.cli.flush:Flush",
@@ -36,6 +37,7 @@ examples:
   bus-cache image list --limit 20            the images that most hosts hold
   bus-cache image show IMAGE -f json         who holds this image, by what evidence, and when
   bus-cache host show HOST                   what this host holds
+  bus-cache explain IMAGE                    which hosts the weigher would prefer, and why
   bus-cache sync --repair                    mend the index by what Nova's API says
   bus-cache help image show                  more about a command (also: image show --help)
 

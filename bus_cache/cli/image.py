@@ -93,7 +93,7 @@ examples:
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         """Read one image and its hosts."""
         with self.index() as index:
-            image = _find(index.listing, parsed_args.image)
+            image = find(index.listing, parsed_args.image)
             hosts = sorted(index.listing.holders(image.fingerprint))
             coming = sorted(index.listing.coming(image.fingerprint))
         return ("id", "fingerprint", "size", "held_by", "hosts", "coming"), (
@@ -109,7 +109,7 @@ examples:
         )
 
 
-def _find(listing: Listing, text: str) -> ImageRow:
+def find(listing: Listing, text: str) -> ImageRow:
     """Return the image of this fingerprint or id.
 
     :raises CommandError: nothing is known of it.

@@ -13,16 +13,17 @@ OPTIONS = [
     cfg.Opt(
         "multiplier",
         type=FiniteFloat(min=0.0),
-        default=7.0,
+        default=5.0,
         mutable=True,
         help=paragraphs(
             """
-            Multiplier of the weigher: what a host that holds a large image gains over one that does
-            not. The default is just above what Nova's RAM, CPU, disk, PCI, hypervisor version and
-            I/O weighers can add up to with their default multipliers (1.0 each), so that a held
-            image decides while the host has room, and Nova's BuildFailureWeigher (1000000) still
-            wins. 0 turns it off. An aggregate's metadata ``image_cache_weight_multiplier``
-            overrides it for the aggregate's hosts: set it to 0 where hosts cache no images (Ceph).
+            Multiplier of the weigher: what a host gains at the most that holds a large image. The
+            default is above what Nova's RAM, CPU, disk and I/O weighers (1.0 each at the most) make
+            of the differences between hosts that are about as full, so that a held image decides
+            among these; a host that is much fuller than others gains nothing, whatever the
+            multiplier (see most_imbalance), and Nova's BuildFailureWeigher (1000000) still wins. 0
+            turns it off. An aggregate's metadata ``image_cache_weight_multiplier`` overrides it for
+            the aggregate's hosts: set it to 0 where hosts cache no images (Ceph).
             """
         ),
     ),
@@ -40,15 +41,46 @@ OPTIONS = [
     ),
     cfg.IntOpt(
         "large_image_size",
-        default=4096,
+        default=2048,
         min=1,
         mutable=True,
         help=paragraphs(
             """
             MiB. An image of at least this size weighs fully; between small_image_size and this one
-            the weight grows evenly. 4 GiB take about half a minute over 1 Gbit/s link, and
+            the weight grows evenly. 2 GiB take about 20 seconds over a 1 Gbit/s link, and
             longer with conversion to raw. A value not above small_image_size makes a step at
             small_image_size.
+            """
+        ),
+    ),
+    cfg.IntOpt(
+        "most_builds",
+        default=4,
+        min=1,
+        mutable=True,
+        help=paragraphs(
+            """
+            Builds on a host, those that wait for the image's download too, with which it gains
+            nothing any more: so a burst of servers of one image fills no host, and about one host
+            for so many servers fetches the image. Fewer spread a burst, and fetch more; more of
+            them have builds share the host's disk and network. From nova-compute's
+            max_concurrent_builds (10) on, builds wait for each other.
+            """
+        ),
+    ),
+    cfg.Opt(
+        "most_imbalance",
+        type=FiniteFloat(min=0.0, max=1.0),
+        default=0.06,
+        mutable=True,
+        help=paragraphs(
+            """
+            A share of the largest free RAM among the candidates. A host that, with the server on
+            it, has so much less free RAM than the candidates' mean gains nothing; with half of it
+            less, half. It is for an image of large_image_size; for others by the square root
+            of their size. So hosts stay about as evenly full as by Nova alone. 0: only hosts with
+            more free RAM than the mean gain; 1: RAM hardly matters, and hosts that hold images are
+            filled first.
             """
         ),
     ),

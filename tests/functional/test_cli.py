@@ -26,6 +26,7 @@ import consumers.bus
 from bus_cache import connect, names
 from bus_cache.cli import app, flush
 from bus_cache.cli.main import main
+from bus_cache.conf import image_cache_weigher
 from bus_cache.index.changes import (
     AgentSnapshot,
     AgentStatement,
@@ -42,6 +43,7 @@ from bus_cache.index.changes import (
 )
 from bus_cache.index.writer import Writer
 from tests import servers
+from tests.functional import test_weigher
 
 PASSWORD = "geheim-17"
 
@@ -289,6 +291,86 @@ def test_image_show_of_a_deleted_image(cli: Cli) -> None:
     answer = cli("image", "show", DEBIAN)
     assert answer.code == 1
     assert answer.err == f"bus-cache: the image {DEBIAN} was deleted: it is in no host's cache\n"
+
+
+# -- explain -----------------------------------------------------------------------------------
+
+EXPLAINED: list[Change] = [
+    *INDEX,
+    Held("cmp-3", UNHELD, NEWEST, Source.CREATE),
+    Fetching("cmp-4", DEBIAN, int(time.time() * 1000)),
+]
+
+
+def test_explain(cli: Cli) -> None:
+    cli.fill(EXPLAINED)
+    held = {"image": "held", "weight": 1.0, "gain": 5.0}
+    coming = {"image": "on its way", "weight": 0.8, "gain": 4.0}
+    nothing = {"image": "-", "weight": 0.0, "gain": 0.0, "why": "would fetch it"}
+    unknown = {"builds": None, "free_ram_mb": None}
+    idle = "idle 1.00 x room 1.00"
+    assert cli("explain", DEBIAN, "-f", "json").json == [
+        {"host": "cmp-1", **held, **unknown, "why": f"saves 1.00 x there 1.00 x {idle}"},
+        {"host": "cmp-2", **held, **unknown, "why": f"saves 1.00 x there 1.00 x {idle}"},
+        {"host": "cmp-4", **coming, **unknown, "why": f"saves 1.00 x there 0.80 x {idle}"},
+        {"host": "cmp-3", **nothing, **unknown},
+    ]
+
+
+def test_explain_an_image_that_makes_no_difference(cli: Cli) -> None:
+    """Too small, or the same on all hosts; of an unknown size."""
+    cli.fill(INDEX)
+    rows = cli("explain", UNHELD, "-f", "json").json
+    assert {row["why"] for row in rows} == {"an image as small as this weighs nothing"}
+    for size in ("8G", "9000000000", "1t"):
+        rows = cli("explain", UNHELD, "--size", size, "-f", "json").json
+        assert {row["why"] for row in rows} == {"as all hosts: the image makes no difference"}
+    answer = cli("explain", CIRROS)
+    assert (answer.code, answer.out) == (1, "")
+    assert "size is not known: give it with --size" in answer.err
+
+
+def test_explain_takes_the_weighers_options(cli: Cli) -> None:
+    """From the same file that has the rest, such as nova.conf."""
+    cli.fill(EXPLAINED)
+    with cli.config.open("a") as config:
+        config.write("[image_cache_weigher]\nmultiplier = 3\nlarge_image_size = 10140\n")
+    first = cli("explain", DEBIAN, "-f", "json").json[0]
+    assert (first["host"], first["weight"], first["gain"]) == ("cmp-1", 0.5, 1.5)
+    with cli.config.open("a") as config:
+        config.write("most_builds = 0\n")
+    answer = cli("explain", DEBIAN)
+    assert (answer.code, answer.out) == (1, "")
+    assert "most_builds" in answer.err
+
+
+def test_explain_says_what_the_weigher_says(cli: Cli) -> None:
+    """Nova's classes with the same index, for hosts that are idle and as full as each other."""
+    cli.fill(EXPLAINED)
+    test_weigher.CONF([], project="nova", default_config_files=[str(cli.config)])
+    try:
+        hosts = test_weigher.make_hosts(4)
+        for number, host in enumerate(hosts):
+            host.host = f"cmp-{number + 1}"
+        test_weigher.CONF.register_opts(image_cache_weigher.OPTIONS, image_cache_weigher.GROUP)
+        test_weigher.CONF.set_override("time_budget", 10, image_cache_weigher.GROUP)
+        spec = test_weigher.make_spec(test_weigher.make_image(5 * 2**30, id=DEBIAN))
+        weights = test_weigher.Scheduler().weigh(hosts, spec)
+    finally:
+        test_weigher.end_weighers()
+        test_weigher.CONF.clear_override("time_budget", image_cache_weigher.GROUP)
+        test_weigher.CONF([], project="nova", default_config_files=[])
+    rows = cli("explain", DEBIAN, "-f", "json").json
+    assert {row["host"]: row["weight"] for row in rows} == {
+        host.host: weight for host, weight in zip(hosts, weights, strict=True)
+    }
+
+
+def test_explain_needs_a_cloud_that_is_there(cli: Cli) -> None:
+    cli.fill(EXPLAINED)
+    answer = cli("explain", DEBIAN, "--os-cloud", "nowhere")
+    assert (answer.code, answer.out) == (1, "")
+    assert "no usable credentials for Nova's API" in answer.err
 
 
 # -- hosts -----------------------------------------------------------------------------------

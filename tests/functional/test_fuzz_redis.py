@@ -199,7 +199,7 @@ def reads(client: connect.Client, complaints: list[str]) -> list[Callable[[], An
         *(lambda host=host: listing.state(host) for host in HOSTS),
         *(lambda host=host: list(listing.held(host)) for host in HOSTS),
         lambda: listing.deletion("gone"),
-        lambda: Reader(client, KEYSPACE).holders("a", HOSTS),
+        lambda: Reader(client, KEYSPACE).look("a", HOSTS, 0),
     ]
 
 

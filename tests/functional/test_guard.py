@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import logging
 import socket
 import threading
@@ -34,7 +35,7 @@ from tests.functional.test_weigher import (
 from tests.program import wait_for
 from tests.scheduler_process import MODES, SchedulerProcess
 from tests.torment import TORMENTS, Stage
-from weigher import guard
+from weigher import guard, recent
 
 configure = test_weigher.configure
 
@@ -118,11 +119,17 @@ def make_guard(proxy: torment.Proxy, budget: float) -> guard.Guard:
     return found
 
 
+MOMENTS = itertools.count(0.0, recent.FRESH)
+"""Nothing is remembered from one to the next."""
+
+
 def ask(asked: guard.Guard, seconds: float) -> list[bool] | str:
     """Return the answer for two hosts of which the second one holds the image, or why none."""
     try:
         hosts = ["compute1", torment.HOLDER]
-        return asked.holders(torment.IMAGE, hosts, time.monotonic() + seconds)
+        deadline = time.monotonic() + seconds
+        found = asked.look(torment.IMAGE, hosts, next(MOMENTS), deadline)
+        return [host in found.held for host in hosts]
     except guard.NotKnown as error:
         return str(error)
 
@@ -197,8 +204,9 @@ def test_thread_ends_with_its_guard(proxy: torment.Proxy, stage: Stage) -> None:
 def test_a_name_that_cannot_be_sent_is_the_askers_business(proxy: torment.Proxy) -> None:
     """Redis is well, and goes on being asked."""
     found = make_guard(proxy, HANG)
+    hosts = ["compute1", "\udc80"]
     with pytest.raises(guard.Unreadable, match="no host can be asked about"):
-        found.holders(torment.IMAGE, ["compute1", "\udc80"], time.monotonic() + HANG)
+        found.look(torment.IMAGE, hosts, next(MOMENTS), time.monotonic() + HANG)
     assert found.trouble is None
     assert ask(found, HANG) == [False, True]
 
@@ -232,3 +240,18 @@ def test_missing_tls_file_is_one_line(
         assert str(path) in line
         assert reason in line
         assert len(caplog.records) == 1
+
+
+def test_one_round_trip(proxy: torment.Proxy) -> None:
+    """Both questions are sent before the first answer comes."""
+    asked: list[bytes] = []
+
+    def shape(client: socket.socket, sent: bytes, answer: bytes) -> None:
+        asked.append(bytes(sent))
+        torment.plain(client, sent, answer)
+
+    found = make_guard(proxy, HANG)
+    proxy.spoil(shape)
+    assert ask(found, HANG) == [False, True]
+    (together,) = asked
+    assert (b"SMISMEMBER" in together, b"ZRANGE" in together) == (True, True)

@@ -23,8 +23,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bus_cache import connect, names
+from bus_cache.index import reader as reader_module
 from bus_cache.index import writer as writer_module
-from bus_cache.index.changes import Change, Held, HostDeleted, ImageDeleted, ImageSize, Source
+from bus_cache.index.changes import (
+    Change,
+    Fetching,
+    Held,
+    HostDeleted,
+    ImageDeleted,
+    ImageSize,
+    Source,
+)
 from bus_cache.index.reader import Reader, Unreadable
 from bus_cache.index.writer import SchemaError, Unavailable, Writer
 from tests import servers
@@ -560,8 +569,10 @@ def test_holders_are_the_sets(writer: Writer, reader: Reader, raw: redis.Redis) 
     for number in range(25):
         members = state.get(KEYS.image(names.fingerprint(f"i{number}")), set())
         for asked in (hosts, hosts[::-1], hosts[3:4], [*hosts, *hosts]):
-            assert reader.holders(f"i{number}", asked) == [host in members for host in asked]
-    assert sum(map(sum, (reader.holders(f"i{n}", hosts) for n in range(25)))) > 50
+            found = reader.look(f"i{number}", asked, NOON)
+            assert found.asked == set(asked)
+            assert found.held == members & found.asked
+    assert sum(len(reader.look(f"i{n}", hosts, NOON).held) for n in range(25)) > 50
 
 
 def test_holders_take_one_round_trip(writer: Writer, reader: Reader, raw: redis.Redis) -> None:
@@ -569,22 +580,49 @@ def test_holders_take_one_round_trip(writer: Writer, reader: Reader, raw: redis.
     hosts = [f"h{n}" for n in range(5000)]
     apply(writer, [Held(host, "i", NOON, Source.CREATE) for host in hosts[::2]])
     raw.config_resetstat()
-    assert reader.holders("i", hosts) == [True, False] * 2500
-    assert calls(raw, "smismember") == 1
-    assert reader.holders("i", []) == []
-    assert calls(raw, "smismember") == 1
+    assert reader.look("i", hosts, NOON) == (set(hosts), set(hosts[::2]), set())
+    assert calls(raw, "smismember") == calls(raw, "zrange") == 1
+    assert reader.look("i", [], NOON) == (set(), set(), set())
+    assert calls(raw, "smismember") == calls(raw, "zrange") == 1
 
 
 def test_holders_of_an_image_that_nobody_knows(reader: Reader) -> None:
     """None of the hosts."""
-    assert reader.holders("unknown", ["a", "b"]) == [False, False]
+    assert reader.look("unknown", ["a", "b"], NOON) == ({"a", "b"}, set(), set())
+
+
+def test_what_is_on_its_way(
+    writer: Writer, reader: Reader, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To hosts asked about or not, until it is there or too late for it; the last ones first."""
+    now = int(time.time() * 1000)
+    apply(writer, [Fetching(host, "i", now) for host in ("a", "b", "c")])
+    apply(writer, [Held("b", "i", now + 1, Source.CREATE)])
+    assert reader.look("i", ["b", "x"], now) == ({"b", "x"}, {"b"}, {"a", "c"})
+    assert reader.look("i", ["b", "x"], now + 10**9).coming == set()
+    raw.zadd(KEYS.coming(names.fingerprint("many")), {f"h{n}": n for n in range(9)})
+    monkeypatch.setattr(reader_module, "MOST_COMING", 3)
+    assert reader.look("many", ["a"], 2).coming == {"h6", "h7", "h8"}
+    assert reader.look("many", ["a"], 7).coming == {"h8"}
+
+
+def test_a_key_of_another_kind_can_not_be_read(reader: Reader, raw: redis.Redis) -> None:
+    """Of each of an image's two; other images can."""
+    for key, other in ((KEYS.image, KEYS.coming), (KEYS.coming, KEYS.image)):
+        raw.flushall()
+        raw.set(key(names.fingerprint("i")), "no set")
+        raw.hset(other(names.fingerprint("j")), "a", "b")
+        for image in ("i", "j"):
+            with pytest.raises(Unreadable, match="in Redis is no "):
+                reader.look(image, ["h"], NOON)
+        assert reader.look("k", ["h"], NOON).held == set()
 
 
 def test_holders_of_an_image_whose_key_is_no_set(reader: Reader, raw: redis.Redis) -> None:
     """An error, no answer."""
     raw.set(KEYS.image(names.fingerprint("i")), "x")
     with pytest.raises(Unreadable, match="is no set"):
-        reader.holders("i", ["h"])
+        reader.look("i", ["h"], NOON)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3000])
@@ -1035,7 +1073,7 @@ def away(writer: Writer, reader: Reader) -> None:
     with pytest.raises(Unavailable):
         list(writer.hosts())
     with pytest.raises(connect.AWAY):
-        reader.holders("i", ["h"])
+        reader.look("i", ["h"], NOON)
 
 
 def test_a_server_that_stops_and_starts(own: servers.Redis) -> None:
@@ -1083,7 +1121,7 @@ def check_all(url: str, raw: redis.Redis, **options: Any) -> tuple[Writer, Reade
     image = next(each.image_id for each in statements if isinstance(each, Held))
     members = state.get(KEYS.image(names.fingerprint(image)), set())
     hosts = [f"h{n}" for n in range(20)]
-    assert reader.holders(image, hosts) == [host in members for host in hosts]
+    assert reader.look(image, hosts, NOON).held == members & set(hosts)
     assert set(writer.hosts()) == set(state[KEYS.hosts])
     writer.forget_images(0)
     assert found(raw) == state

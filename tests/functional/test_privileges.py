@@ -216,7 +216,7 @@ def test_the_weigher_needs_what_it_may(guarded: Guarded) -> None:
         raw.sadd(names.Keys(KEYSPACE).image(PRINTS[1]), "h1")
     with guarded.used() as used:
         reader = Reader(guarded.client(WEIGHER), KEYSPACE)
-        assert reader.holders(IMAGES[1], ["h1", "h2"]) == [True, False]
+        assert reader.look(IMAGES[1], ["h1", "h2"], NOW).held == {"h1"}
     assert used == users()[WEIGHER] - IN_A_CLUSTER
 
 
@@ -245,6 +245,7 @@ def test_the_command_line_needs_what_it_may(
             run(*what)
         for host in ("a1", "a2", "h1"):
             run("host", "show", host)
+        run("explain", PRINTS[2], "--size", "8G")
         run("sync", "--os-cloud", "any", "--repair")
         run("flush", "--yes")
     with guarded.server.client() as raw:
@@ -300,9 +301,10 @@ def test_what_no_user_may(guarded: Guarded, user: str) -> None:
 
 
 def test_what_the_weigher_may_not(guarded: Guarded) -> None:
-    """It reads the public sets, and nothing else."""
+    """It reads the public sets and what is on its way, and nothing else."""
     client = guarded.client(WEIGHER)
     image = names.Keys(KEYSPACE).image(PRINTS[0])
+    coming = names.Keys(KEYSPACE).coming(PRINTS[0])
     for command in (
         ["SADD", image, "h1"],
         ["SREM", image, "h1"],
@@ -314,6 +316,9 @@ def test_what_the_weigher_may_not(guarded: Guarded) -> None:
         ["INFO"],
         ["GET", "{bus_cache}:schema"],
         ["SMISMEMBER", "{bus_cache}:host:h1", "x"],
+        ["ZADD", coming, 1, "h1"],
+        ["ZREM", coming, "h1"],
+        ["ZRANGE", "{bus_cache}:hosts", 0, -1],
     ):
         assert denied(client, *command), command
 

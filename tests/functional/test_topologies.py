@@ -144,7 +144,8 @@ def configured(folder: Path, url: str, more: str) -> Iterator[None]:
 def by_weigher(folder: Path, url: str, more: str, caplog: pytest.LogCaptureFixture) -> str:
     """Return what it says went wrong, or nothing."""
     caplog.clear()
-    hosts = [SimpleNamespace(obj=SimpleNamespace(host=each, aggregates=[])) for each in ("h1", "x")]
+    idle = {"num_io_ops": 0, "free_ram_mb": 1, "num_instances": 0, "aggregates": []}
+    hosts = [SimpleNamespace(obj=SimpleNamespace(host=each, **idle)) for each in ("h1", "x")]
     spec = SimpleNamespace(is_bfv=False, image=SimpleNamespace(id=IMAGE, size=2**33))
     with configured(folder, url, more):
         found = weigher.ImageCacheWeigher().weigh_objects(hosts, spec)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import multiprocessing
 import os
 import random
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +36,7 @@ from bus_cache import conf, names
 from bus_cache.conf import opts
 from bus_cache.index import changes, writer
 from tests import servers
-from weigher import guard
+from weigher import guard, native, recent
 
 CONF = nova.conf.CONF
 GIB = 2**30
@@ -75,25 +77,28 @@ def nova_alone(hosts: list[host_manager.HostState], spec: objects.RequestSpec) -
 
 
 def make_hosts(count: int) -> list[host_manager.HostState]:
-    """Return hosts that differ in all that Nova weighs by default."""
+    """Return hosts that differ in what Nova weighs by default, but not in what our policy reads:
+    for a server without RAM each has a weight of 1 or 0."""
     dice = random.Random(count)
     hosts = []
     for number in range(count):
         host = host_manager.HostState(f"compute{number}", f"node{number}", uuid.UUID(int=1))
-        host.total_usable_ram_mb, host.free_ram_mb = 65536, dice.randrange(65536)
+        host.total_usable_ram_mb, host.free_ram_mb = 65536, 32768
         host.total_usable_disk_gb, host.free_disk_mb = 1000, dice.randrange(1000 * 1024)
         host.vcpus_total, host.vcpus_used = 32, dice.randrange(32)
-        host.num_io_ops, host.num_instances = dice.randrange(8), dice.randrange(30)
+        host.num_io_ops, host.num_instances = 0, dice.randrange(30)
         host.cpu_allocation_ratio = host.ram_allocation_ratio = host.disk_allocation_ratio = 1.0
         host.hypervisor_version = 8000000
         hosts.append(host)
     return hosts
 
 
-def make_spec(image: objects.ImageMeta | None, **fields: Any) -> objects.RequestSpec:
+def make_spec(
+    image: objects.ImageMeta | None, ram_mb: int = 0, **fields: Any
+) -> objects.RequestSpec:
     """Return a request for a server of that image."""
     flavor = objects.Flavor(
-        vcpus=1, memory_mb=512, root_gb=1, ephemeral_gb=0, swap=0, extra_specs={}
+        vcpus=1, memory_mb=ram_mb, root_gb=1, ephemeral_gb=0, swap=0, extra_specs={}
     )
     fields = {"is_bfv": False, **fields}
     return objects.RequestSpec(
@@ -133,6 +138,12 @@ def server(shared: servers.Redis) -> servers.Redis:
     return shared
 
 
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each call ask Redis, as if it were the first one of its moment."""
+    monkeypatch.setattr(recent, "FRESH", 0.0)
+
+
 @pytest.fixture
 def configure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Configure]:
     """Return a function that has Nova read a nova.conf with our options in it.
@@ -162,8 +173,8 @@ def end_weighers() -> None:
     One whose Redis is away connects anew by what nova.conf says then: with the next test's, to its
     server.
     """
-    for each in list(guard._guards):
-        if each._asker is not None:
+    for each in list(native._all):
+        if isinstance(each, guard.Guard) and each._asker is not None:
             each._asker.end()
             each._asker._thread.join(HANG)
 
@@ -217,7 +228,7 @@ def test_holders_of_a_large_image_win(server: servers.Redis, configure: Configur
     holders = [plain[11][0], plain[17][0]]
     hold(image, *holders)
 
-    expected = [(host, weight + 7.0) for host, weight in plain if host in holders]
+    expected = [(host, weight + 5.0) for host, weight in plain if host in holders]
     expected += [(host, weight) for host, weight in plain if host not in holders]
     assert Scheduler().rank(hosts, spec) == expected
 
@@ -241,8 +252,8 @@ def test_keyspaces_are_apart(server: servers.Redis, configure: Configure) -> Non
     assert Scheduler().weigh(make_hosts(2), make_spec(image)) == [0.0, 0.0]
 
 
-def test_one_command_per_call(server: servers.Redis, configure: Configure) -> None:
-    """Whatever the number of hosts, on one connection."""
+def test_what_a_call_sends(server: servers.Redis, configure: Configure) -> None:
+    """Whatever the number of hosts, two commands, on one connection."""
     configure(server.url)
     image, hosts, scheduler = make_image(), make_hosts(500), Scheduler()
     hold(image, "compute7")
@@ -251,7 +262,50 @@ def test_one_command_per_call(server: servers.Redis, configure: Configure) -> No
         client.config_resetstat()
     for _ in range(10):
         assert scheduler.weigh(hosts, make_spec(image))[7] == 1.0
-    assert commands(server) == {"smismember": 10}
+    assert commands(server) == {"smismember": 10, "zrange": 10}
+
+
+def test_an_image_is_asked_for_once_per_moment(
+    server: servers.Redis, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And hosts that were not among the candidates before, once."""
+    monkeypatch.setattr(recent, "FRESH", HANG)
+    configure(server.url)
+    image, other, hosts, scheduler = make_image(), make_image(), make_hosts(10), Scheduler()
+    hold(image, "compute1", "compute7")
+    for candidates, asked in [(hosts[:5], 1), (hosts[1:3], 1), (hosts, 2), (hosts, 2)]:
+        for _ in range(3):
+            weights = scheduler.weigh(candidates, make_spec(image))
+            assert weights == [float(h.host in ("compute1", "compute7")) for h in candidates]
+            assert commands(server)["smismember"] == asked
+    assert scheduler.weigh(hosts, make_spec(other)) == [0.0] * 10
+    assert commands(server)["smismember"] == 3
+    counters = scheduler.ours.counters
+    assert (counters.known, counters.remembered, counters.unknown) == (13, 10, 0)
+
+
+def test_an_answer_counts_for_its_moment_whatever_redis_does(
+    server: servers.Redis, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not longer, and for nothing but what was asked."""
+    monkeypatch.setattr(recent, "FRESH", 1.0)
+    configure(server.url)
+    image, hosts, scheduler = make_image(), make_hosts(5), Scheduler()
+    spec = make_spec(image)
+    hold(image, "compute3")
+    begun = time.monotonic()
+    assert scheduler.weigh(hosts[1:], spec) == [0.0, 0.0, 1.0, 0.0]
+    server.stop()
+    assert scheduler.weigh(hosts, spec) == [0.0] * 5
+    known = 0
+    while time.monotonic() < begun + 1.5:
+        asked = time.monotonic()
+        if scheduler.weigh(hosts[1:], spec)[2]:
+            known += 1
+            assert asked < begun + 1.1
+        time.sleep(0.01)
+    assert known
+    server.start()
 
 
 # What makes no difference changes nothing.
@@ -319,6 +373,110 @@ def test_odd_request_weighs_nothing(
     assert Scheduler().weigh(make_hosts(3), odd_requests()[case]) == [0.0] * 3
     assert commands(server) == {}
     assert said(caplog, logging.WARNING) == []
+
+
+# What else decides.
+
+
+def test_a_host_that_builds_or_is_fuller_gains_less(
+    server: servers.Redis, configure: Configure
+) -> None:
+    """Of five that hold the image, by the default options; a fetched image is worth less."""
+    configure(server.url)
+    hosts, image, scheduler = make_hosts(2000), make_image(2 * GIB), Scheduler()
+    hold(image, *(f"compute{n}" for n in range(5)))
+    hosts[1].num_io_ops = 2
+    hosts[2].num_io_ops = 4
+    hosts[3].free_ram_mb -= round(0.03 * 32768)
+    hosts[4].free_ram_mb -= round(0.06 * 32768)
+    key = names.Keys("bus_cache").coming(names.fingerprint(image.id))
+    with server.client() as client:
+        client.zadd(key, {"compute5": 1000 * (time.time() + 60), "compute6": 1000 * time.time()})
+    weights = scheduler.weigh(hosts, make_spec(image))
+    assert weights[:7] == pytest.approx([1.0, 0.875, 0.0, 0.5, 0.0, 0.8, 0.0], abs=1e-3)
+    assert not any(weights[7:])
+
+
+def boot(
+    scheduler: Scheduler, spec: objects.RequestSpec, requests: int, servers_each: int
+) -> Counter[str]:
+    """Choose hosts as nova-scheduler does, by the dozen, and return how many servers each got.
+
+    Each request has HostStates of its own; of these the chosen ones are consumed from
+    (``_schedule`` in nova/scheduler/manager.py).
+    """
+    landed: Counter[str] = Counter()
+    for _ in range(requests):
+        hosts = {host.host: host for host in make_hosts(12)}
+        for _ in range(servers_each):
+            best = scheduler.rank(list(hosts.values()), spec)[0][0]
+            hosts[best].consume_from_request(spec)
+            landed[best] += 1
+    return landed
+
+
+def test_a_burst_is_shared_by_few_hosts(server: servers.Redis, configure: Configure) -> None:
+    """24 servers of an image that nobody holds: each host that fetches it builds four, then the
+    next one fetches."""
+    configure(server.url)
+    spec = make_spec(make_image(), ram_mb=512)
+    assert len(boot(Scheduler(ours=False), spec, 1, 24)) > 9
+    landed = boot(Scheduler(), spec, 1, 24)
+    assert sorted(landed.values()) == [4] * 6
+
+
+def test_requests_follow_each_other(server: servers.Redis, configure: Configure) -> None:
+    """The second server of an image goes where the first one went, before anybody says so; until
+    that host has four. For other images these count as builds."""
+    configure(server.url)
+    scheduler, spec = Scheduler(), make_spec(make_image(), ram_mb=512)
+    ((chosen, count),) = boot(scheduler, spec, 4, 1).items()
+    assert count == 4
+    hosts, other = make_hosts(12), make_image()
+    assert not any(scheduler.weigh(hosts, spec))
+    hold(other, *(f"compute{n}" for n in range(12) if n != 11))
+    weights = scheduler.weigh(hosts, make_spec(other))
+    assert chosen != "compute11"
+    nothing = {host.host for host, weight in zip(hosts, weights, strict=True) if not weight}
+    assert nothing == {chosen, "compute11"}
+
+
+ODD: dict[str, Callable[[Any], None]] = {
+    "builds unset": lambda host: setattr(host, "num_io_ops", None),
+    "builds missing": lambda host: delattr(host, "num_io_ops"),
+    "builds without end": lambda host: setattr(host, "num_io_ops", math.inf),
+    "RAM unset": lambda host: setattr(host, "free_ram_mb", None),
+    "RAM missing": lambda host: delattr(host, "free_ram_mb"),
+    "RAM no number": lambda host: setattr(host, "free_ram_mb", math.nan),
+    "RAM a text": lambda host: setattr(host, "free_ram_mb", "8 GiB"),
+}
+
+
+@pytest.mark.parametrize("case", list(ODD))
+def test_an_odd_host_weighs_nothing(
+    case: str, server: servers.Redis, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others do."""
+    configure(server.url)
+    hosts, image, scheduler = make_hosts(3), make_image(), Scheduler()
+    hold(image, "compute1", "compute2")
+    ODD[case](hosts[1])
+    assert scheduler.weigh(hosts, make_spec(image)) == [0.0, 0.0, 1.0]
+    assert said(caplog, logging.WARNING) == []
+
+
+@pytest.mark.parametrize("instances", [None, "many"])
+def test_odd_numbers_of_instances_teach_nothing(
+    instances: object, server: servers.Redis, configure: Configure
+) -> None:
+    """And harm nothing."""
+    configure(server.url)
+    hosts, image, scheduler = make_hosts(3), make_image(), Scheduler()
+    hold(image, "compute2")
+    hosts[0].num_instances = instances
+    for _ in range(3):
+        assert scheduler.weigh(hosts, make_spec(image)) == [0.0, 0.0, 1.0]
+        hosts[0].num_instances = 7
 
 
 # Aggregates and configuration.
@@ -600,7 +758,11 @@ def test_one_debug_line_per_call(
     for spec in (make_spec(image), make_spec(tiny), make_spec(None)):
         scheduler.weigh(hosts, spec)
     decided, small, none = said(caplog, logging.DEBUG)
-    assert f"{image.id} of {LARGE} bytes weighs 1.000, held by 2; 3 candidates, " in decided
+    assert (
+        f"{image.id} of {LARGE} bytes is held by 2, on its way to 0; 2 gain, compute1 most: "
+        in (decided)
+    )
+    assert "1.000 = saves 1.00 x there 1.00 x idle 1.00 x room 1.00; 3 candidates, " in decided
     assert f"{tiny.id} of {TINY} bytes is too small" in small
     assert "none to look for" in none
 

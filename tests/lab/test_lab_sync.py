@@ -74,6 +74,22 @@ class Cloud:
         rows = json.loads(done.stdout) if done.stdout.strip() else None
         return done.returncode, rows, done.stderr
 
+    def explain(self, image: str, *arguments: str) -> Any:
+        """The rows of ``bus-cache explain``, with the administrator's credentials."""
+        done = subprocess.run(
+            [
+                *(str(PROGRAMS / "bus-cache"), "explain", image_id(image), "-f", "json"),
+                *("--os-cloud", "envvars", *arguments),
+                *("--config-file", str(self.plane.bus_cache_config)),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self.environment(),
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
     def index(self) -> dict[str, Any]:
         with self.plane.redis.client() as client:
             return keyspace.everything(client)
@@ -146,6 +162,19 @@ def test_an_empty_index_is_filled_with_what_lies_on_the_disks(cloud: Cloud) -> N
     }
     code, rows, said = cloud.sync("--repair")
     assert (code, rows, "no drift" in said) == (0, [], True)
+
+
+def test_explain_takes_builds_and_free_ram_from_nova(cloud: Cloud, api: NovaApi) -> None:
+    """Two of three hosts hold the image; a server of much RAM gains less on the fuller one."""
+    of_nova = api.hypervisors()
+    assert set(of_nova) == {"compute-1", "compute-2", "compute-3"}
+    rows = {row["host"]: row for row in cloud.explain("first", "--size", "8G", "--ram", "20000")}
+    assert {host: (row["builds"], row["free_ram_mb"]) for host, row in rows.items()} == of_nova
+    assert {row["builds"] for row in rows.values()} == {0}
+    images = {host: row["image"] for host, row in rows.items()}
+    assert images == {"compute-1": "held", "compute-2": "held", "compute-3": "-"}
+    weights = [rows[host]["weight"] for host in sorted(rows)]
+    assert 1 > weights[0] > weights[1] > weights[2] == 0
 
 
 def test_all_pages_are_read(api: NovaApi, monkeypatch: pytest.MonkeyPatch, cloud: Cloud) -> None:

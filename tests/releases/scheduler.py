@@ -30,8 +30,8 @@ CONF = nova.conf.CONF
 
 
 def start() -> host_manager.HostManager:
-    """Start as nova-scheduler does; ``aggregate`` is the last host's, and triples our multiplier
-    of 7."""
+    """Start as nova-scheduler does; ``aggregate`` is the last host's, and overrides our multiplier
+    of 5."""
     config.parse_args(sys.argv)
     logging.setup(CONF, "nova")
     objects.register_all()

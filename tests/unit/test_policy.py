@@ -1,13 +1,57 @@
-"""The worth of a cached image: exact at its ends, between them never out of order."""
+"""The worth of a cached image: exact at its ends, bounded, and never out of order."""
 
 from __future__ import annotations
 
-from hypothesis import assume, given
+import math
+from typing import Any
+
+import pytest
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from oslo_config import cfg
 
+from bus_cache import conf
+from bus_cache.conf import opts
 from weigher import policy
+from weigher.policy import ABSENT, COMING, HELD, Candidates
 
+GIB = 2**30
 SIZES = st.integers(min_value=0, max_value=2**63)
+IMAGES = st.integers(0, 50 * GIB)
+RAM = st.integers(0, 10**6)
+HOST = st.tuples(
+    st.sampled_from([ABSENT, COMING, HELD]),
+    st.integers(-3, 20) | st.just(math.inf),
+    st.floats(-1e6, 1e6),
+)
+HOSTS = st.lists(HOST, min_size=1, max_size=8)
+Host = tuple[float, float, float]
+
+
+def defaults() -> policy.Options:
+    """Return what the options say where nothing is configured."""
+    options = cfg.ConfigOpts()
+    conf.register(options, opts.WEIGHER_GROUPS)
+    options([])
+    return policy.options(options.image_cache_weigher)
+
+
+OPTIONS = defaults()
+
+
+def columns(hosts: list[Host]) -> Candidates:
+    """Return hosts as the policy takes them."""
+    return Candidates(*zip(*hosts, strict=True))
+
+
+def weigh(size: int, ram: int, hosts: list[Host], **options: Any) -> list[float]:
+    """Return the weights of hosts."""
+    found = columns(hosts)
+    scale = policy.scale(size, ram, found.free_ram_mb, OPTIONS._replace(**options))
+    return policy.weights(scale, found)
+
+
+# What there is to fetch.
 
 
 def test_saving_grows_evenly_between_small_and_large() -> None:
@@ -43,13 +87,94 @@ def test_large_not_above_small_makes_a_step_at_small(size: int, small: int, larg
     assert policy.saving(size, small, large) == (1.0 if size > small else 0.0)
 
 
-@given(
-    holds=st.lists(st.booleans(), max_size=20),
-    saved=st.floats(min_value=0, max_value=1, exclude_min=True),
+# A host's weight.
+
+
+@pytest.mark.parametrize(
+    ("host", "weight"),
+    [
+        ((HELD, 0, 100_000), 1.0),
+        ((COMING, 0, 100_000), 0.8),
+        ((ABSENT, 0, 100_000), 0.0),
+        ((HELD, 2, 100_000), 1 - 0.5**3),
+        ((HELD, 4, 100_000), 0.0),
+        ((HELD, 0, 97_000), 0.5),  # 3 % of the largest less than the mean, in half of the 6 %
+        ((HELD, 0, 94_000), 0.0),
+        ((HELD, math.inf, 100_000), 0.0),
+    ],
 )
-def test_only_a_difference_weighs(holds: list[bool], saved: float) -> None:
-    """Holders weigh what they save, unless all hosts are alike."""
-    if len(set(holds)) < 2:
-        assert policy.weights(holds, saved) == [0.0] * len(holds)
-    else:
-        assert policy.weights(holds, saved) == [saved * held for held in holds]
+def test_a_weight_in_round_figures(host: Host, weight: float) -> None:
+    """One host beside many with 100,000 MiB free, and a large image."""
+    others = [(ABSENT, 0, 100_000.0)] * 999_999
+    assert weigh(2 * GIB, 0, [host, *others])[0] == pytest.approx(weight, abs=1e-4)
+
+
+@given(
+    size=IMAGES,
+    ram=RAM,
+    hosts=HOSTS,
+    most_builds=st.integers(1, 20),
+    most_imbalance=st.floats(0, 1),
+)
+def test_weights_are_shares_and_only_of_who_has_or_fetches(
+    size: int, ram: int, hosts: list[Host], most_builds: int, most_imbalance: float
+) -> None:
+    """Whatever Nova's records and the options say; a small image changes nothing."""
+    found = weigh(size, ram, hosts, most_builds=most_builds, most_imbalance=most_imbalance)
+    assert len(found) == len(hosts)
+    assert all(0.0 <= weight <= 1.0 for weight in found)
+    if size <= OPTIONS.small_image:
+        assert not any(found)
+    for (there, _, _), weight in zip(hosts, found, strict=True):
+        assert weight == 0.0 or there != ABSENT
+
+
+@given(size=IMAGES, ram=RAM, hosts=HOSTS)
+def test_a_weight_is_the_product_of_its_shares(size: int, ram: int, hosts: list[Host]) -> None:
+    """As people are told."""
+    candidates = columns(hosts)
+    scale = policy.scale(size, ram, candidates.free_ram_mb, OPTIONS)
+    for which, weight in enumerate(policy.weights(scale, candidates)):
+        shares = policy.shares(scale, candidates, which)
+        assert all(0.0 <= share <= 1.0 for share in shares)
+        if weight:
+            assert weight == pytest.approx(shares.weight)
+
+
+@example(size=5 * GIB, ram=1, host=(HELD, 0, 1e5), count=2)
+@given(size=IMAGES, ram=RAM, host=HOST, count=st.integers(1, 5))
+def test_hosts_that_are_alike_weigh_nothing(size: int, ram: int, host: Host, count: int) -> None:
+    """Then Nova decides alone."""
+    assert not any(weigh(size, ram, [host] * count))
+
+
+@given(size=IMAGES, ram=RAM, hosts=HOSTS, there=st.sampled_from([HELD, COMING, ABSENT]))
+def test_an_image_that_is_everywhere_weighs_nothing(
+    size: int, ram: int, hosts: list[Host], there: float
+) -> None:
+    """Nor one that is nowhere, however the hosts differ."""
+    assert not any(weigh(size, ram, [(there, *host[1:]) for host in hosts]))
+
+
+@given(size=IMAGES, ram=st.integers(0, 10**5), builds=st.integers(0, 9), free=st.floats(0, 1e5))
+def test_better_hosts_weigh_no_less(size: int, ram: int, builds: int, free: float) -> None:
+    """In what it has, in builds, in free RAM, by the image's size; each with all else alike."""
+    other = (ABSENT, 0, 5e4)
+
+    def weight(there: float, builds: int, free: float, size: int = size) -> float:
+        return weigh(size, ram, [(there, builds, free), other])[0]
+
+    one = weight(HELD, builds, free)
+    assert one >= weight(COMING, builds, free)
+    assert one >= weight(HELD, builds + 1, free)
+    assert one >= weight(HELD, builds, free, size // 2)
+    assert one >= weight(HELD, builds, free / 2) or free / 2 > 5e4
+
+
+@given(hosts=HOSTS, size=IMAGES, ram=RAM, number=st.integers(2, 4))
+def test_the_number_of_hosts_of_each_kind_changes_no_weight(
+    hosts: list[Host], size: int, ram: int, number: int
+) -> None:
+    """A cloud twice as large is weighed alike."""
+    once = weigh(size, ram, hosts)
+    assert weigh(size, ram, hosts * number) == pytest.approx(once * number)

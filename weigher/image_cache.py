@@ -1,0 +1,240 @@
+"""The class that nova-scheduler loads: what a call of Nova's becomes questions and weights."""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import nova.conf
+from nova.scheduler import weights
+from oslo_config import cfg
+from oslo_log import log as logging
+
+from bus_cache import conf, connect, names
+from bus_cache.conf import common, image_cache_weigher
+from bus_cache.index import reader
+from weigher import decisions, guard, policy, states
+
+CONF = nova.conf.CONF
+LOG = logging.getLogger("weigher")
+
+GROUPS = [
+    (common.GROUP, common.OPTIONS),
+    (image_cache_weigher.GROUP, image_cache_weigher.OPTIONS),
+]
+
+
+class _Call(threading.local):
+    """What a call of weigh_objects leaves for weight_multiplier, called next in its thread."""
+
+    multipliers: tuple[float, dict[int, float] | None] = 0.0, None
+    """As configured; and those of hosts whose aggregates say another one, by the host's
+    ``id()``; None: Nova is to be asked for each host."""
+
+
+class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
+    """Weighs hosts by what it saves to have a server there, whose image they hold or fetch:
+    :mod:`weigher.policy`.
+
+    Nothing that goes wrong leaves it: what it does not know weighs 0, and Nova schedules as if it
+    were not there. That the index can't be read, or can be again, is logged once, by the first
+    call that sees it. What is no Exception but a BaseException passes: an eventlet.Timeout or a
+    GreenletExit is meant for the caller.
+
+    One object serves all threads of a process and the processes forked from it. How a call
+    returns in time, whatever Redis does: :mod:`weigher.guard`.
+    """
+
+    minval = 0
+    maxval = 1
+
+    def __init__(self) -> None:
+        """Register and check the options. A wrong one is logged, and switches the weigher off."""
+        self._call = _Call()
+        self._clock = time.monotonic
+        self._decisions = decisions.Decisions()
+        self._guard: guard.Guard | None = None
+        self._warned_at = -math.inf
+        try:
+            conf.register(CONF, GROUPS)
+            conf.check(CONF, GROUPS)
+            group = CONF[common.GROUP]
+            where = connect.parse(group.redis_url)
+            if where.tls:
+                connect.check_files(conf.tls_files(CONF))
+            self._budget: float = CONF[image_cache_weigher.GROUP].time_budget
+            make_client = functools.partial(_make_client, CONF)
+            self._guard = guard.Guard(make_client, group.keyspace, self._budget)
+        except Exception as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            LOG.error("Cached images weigh nothing until nova-scheduler is restarted: %s", reason)
+        else:
+            LOG.info("Cached images are looked up at %s, keyspace %s", where, group.keyspace)
+
+    @property
+    def counters(self) -> guard.Counters:
+        """What happened to the calls of this process so far."""
+        return self._guard.counters if self._guard else guard.Counters()
+
+    def weigh_objects(
+        self, weighed_obj_list: Sequence[weights.WeighedHost], request_spec: Any
+    ) -> list[float]:
+        """Return the weight of each host for an instance, from 0 to 1.
+
+        Asks Redis once at the most, and not at all where it asked for the image a moment ago;
+        returns within the time budget.
+
+        :param weighed_obj_list: candidates; ``.obj`` is a HostState
+            (nova/scheduler/host_manager.py).
+        :param request_spec: nova.objects.RequestSpec; any of its fields may be unset.
+        """
+        started = self._clock()
+        self._call.multipliers = 0.0, {}
+        nothing = [0.0] * len(weighed_obj_list)
+        if self._guard is None:
+            return nothing
+        try:
+            hosts = [each.obj for each in weighed_obj_list]
+            result, said = self._weigh(hosts, request_spec, started)
+        except guard.NotKnown as error:
+            result, said = nothing, str(error)
+            if isinstance(error, guard.Unreadable):
+                self._warn(said)
+        except Exception as error:
+            result, said = nothing, guard.explain(error)
+            self._warn(said)
+        self._tell_changes()
+        spent = 1000 * (self._clock() - started)
+        LOG.debug("Cached image: %s; %d candidates, %.1f ms", said, len(result), spent)
+        return result
+
+    def weight_multiplier(self, host_state: Any) -> float:
+        """Return a host's multiplier for the weight that this thread's last call found.
+
+        Nova's own rule (``get_weight_multiplier`` in nova/scheduler/utils.py): its aggregates', the
+        smallest of several counts, else the configured one; what is no number is passed over
+        with a warning. So are infinity and NaN here: times a weight of 0 they are NaN, which
+        has no place in an order of hosts. Where all weights are 0 no aggregate is looked at.
+        """
+        configured, own = self._call.multipliers
+        if own is None:
+            return states.own_multiplier(host_state, configured)
+        return own.get(id(host_state), configured) if own else configured
+
+    def _weigh_object(self, host_state: Any, request_spec: Any) -> float:
+        """Return 0. Nova demands the method; one host alone, without rivals, gains nothing."""
+        return 0.0
+
+    def _weigh(self, hosts: list[Any], request_spec: Any, now: float) -> tuple[list[float], str]:
+        """Return the weights and, for people, why they are so. May raise anything."""
+        assert self._guard is not None
+        group = CONF[image_cache_weigher.GROUP]
+        options = policy.options(group)
+        multiplier = group.multiplier
+        self._call.multipliers = multiplier, {}
+
+        image_id, size = states.image(request_spec)
+        image = f"{image_id} of {size} bytes"
+        why = ""
+        if not hosts:
+            return [], "no hosts"
+        if not names.is_valid_name(image_id):
+            image_id, why = "", "none to look for"
+        elif policy.saving(size, options.small_image, options.large_image) == 0.0:
+            why = f"{image} is too small to weigh"
+        elif multiplier == 0.0 and _all_zero(states.own_multipliers(hosts, multiplier)):
+            why = f"{image} has multiplier 0 on all hosts"
+        image_id = str(image_id)
+        if not why:
+            self._guard.check(image_id, now)
+        read = states.read(hosts)
+        if not why:
+            found = self._guard.look(image_id, read.host, now, now + self._budget)
+        fresh = self._decisions.show(now, image_id, hosts, read.instances)
+        if why:
+            return [0.0] * len(hosts), why  # it is built all the same
+
+        candidates = policy.Candidates(
+            _there(read.host, found, fresh), _builds(read, fresh), read.free_ram_mb
+        )
+        scale = policy.scale(size, states.ram_mb(request_spec), candidates.free_ram_mb, options)
+        result = policy.weights(scale, candidates)
+        if any(result):
+            self._call.multipliers = multiplier, states.own_multipliers(hosts, multiplier)
+        if not LOG.isEnabledFor(logging.DEBUG):
+            return result, ""
+        return result, f"{image} {_why(read.host, scale, candidates, result)}"
+
+    def _tell_changes(self) -> None:
+        """Log that Redis was lost or is found again: each once, unless it flaps."""
+        change = self._guard.change() if self._guard else None
+        if change is None:
+            return
+        trouble, withheld = change
+        more = f" ({withheld} changes before it are not logged)" if withheld else ""
+        if trouble is None:
+            LOG.info("Cached images are known again, and weigh%s", more)
+        else:
+            LOG.warning("Cached images weigh nothing until this is over: %s%s", trouble, more)
+
+    def _warn(self, said: str) -> None:
+        """Log what concerns one call; once a minute at the most."""
+        now = time.monotonic()
+        if now - self._warned_at >= 60.0:
+            self._warned_at = now
+            LOG.warning("A cached image weighs nothing: %s", said)
+
+
+def _make_client(
+    options: cfg.ConfigOpts, on_connection: Callable[[connect.Connection], None]
+) -> connect.Client:
+    """Return a client for the Redis that nova.conf names."""
+    return conf.redis_client(options, client_name="bus-cache-weigher", on_connection=on_connection)
+
+
+def _all_zero(multipliers: dict[int, float] | None) -> bool:
+    return multipliers is not None and not any(multipliers.values())
+
+
+def _there(hosts: Sequence[str], found: reader.Found, fresh: decisions.Fresh) -> list[float]:
+    """Return for each host whether it has the image, in the policy's words."""
+    held, coming = found.held, found.coming | fresh.fetching
+    return [
+        policy.HELD if host in held else policy.COMING if host in coming else policy.ABSENT
+        for host in hosts
+    ]
+
+
+def _builds(read: states.Hosts, fresh: decisions.Fresh) -> Sequence[float]:
+    """Return how many builds each host has: by its record, or what was sent there since, if that is
+    more."""
+    sent = fresh.sent
+    if not sent:
+        return read.builds
+    return [
+        max(known, sent[host]) if host in sent else known
+        for host, known in zip(read.host, read.builds, strict=True)
+    ]
+
+
+def _why(
+    hosts: Sequence[str],
+    scale: policy.Scale,
+    candidates: policy.Candidates,
+    result: Sequence[float],
+) -> str:
+    """Return for people how the weights came about."""
+    there = candidates.there
+    held, coming = there.count(policy.HELD), there.count(policy.COMING)
+    where = f"is held by {held}, on its way to {coming}"
+    best = max(result)
+    if best == 0.0:
+        return f"{where}: weighs nothing"
+    which = result.index(best)
+    shares = policy.shares(scale, candidates, which)
+    gain = len(result) - result.count(0.0)
+    return f"{where}; {gain} gain, {hosts[which]} most: {best:.3f} = {shares}"
