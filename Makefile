@@ -89,7 +89,7 @@ clean:  ## remove what was made here, the virtual environment too
 
 .PHONY: servers servers-vcenter servers-browser servers-lab servers-libvirt
 servers:
-	@tools/servers.sh rabbitmq-server redis-server openssl prometheus
+	@tools/servers.sh rabbitmq-server redis-server openssl prometheus prometheus-node-exporter
 
 servers-vcenter:
 	@tools/servers.sh golang-go golang-github-vmware-govmomi-dev
