@@ -125,7 +125,7 @@ class Surveyor:
                 keep(most, (row.hosts, row.fingerprint, row))
 
         counts = listing.counts(remember)
-        heard = dict(listing.heard())
+        heard = listing.heard()
         heat = None
         if draw:
             images = [row for _, _, row in sorted(most, reverse=True)]

@@ -186,12 +186,18 @@ class Listing:
 
     # -- hosts -----------------------------------------------------------------------------
 
-    def heard(self) -> Iterator[tuple[str, int | None]]:
-        """Yield every host that is known, in no order, with the stamp of its newest evidence, and
-        nothing else of them."""
+    def heard(self) -> dict[str, int | None]:
+        """Return every host that is known with the stamp of its newest evidence, or of its agent's
+        newest word, and nothing else of them."""
+        newest: dict[str, int | None] = {}
         for member, score in self._pairs("zscan_iter", self._keys.hosts):
             host = self._host_name(member)
-            yield host, self._stamp(score, f"the newest stamp of {host}")
+            newest[host] = self._stamp(score, f"the newest stamp of {host}")
+        for member, value in self._pairs("hscan_iter", self._keys.agents):
+            host = self._host_name(member)
+            stamps = (newest.get(host), self._agent(value, host).stamp)
+            newest[host] = max((each for each in stamps if each is not None), default=None)
+        return newest
 
     def hosts(self) -> Iterator[HostRow]:
         """Yield every host that is known, in no order."""

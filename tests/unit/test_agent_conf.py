@@ -25,6 +25,7 @@ def test_defaults(tmp_path: Path) -> None:
         "state_path": "/var/lib/bus_cache",
         "scan_interval": 60.0,
         "snapshot_interval": 300.0,
+        "http_listen": "",
     }
     assert conf.agent.snapshot_interval == service.intervals(conf).snapshot
 

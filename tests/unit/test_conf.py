@@ -69,6 +69,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "host_timeout": 86400.0,
         "cloud": "",
         "reconcile_interval": 3600,
+        "http_listen": "127.0.0.1:9877",
     },
     "image_cache_weigher": {
         "multiplier": 7.0,
