@@ -89,13 +89,13 @@ clean:  ## remove what was made here, the virtual environment too
 
 .PHONY: servers servers-vcenter servers-browser servers-lab servers-libvirt
 servers:
-	@tools/servers.sh rabbitmq-server redis-server openssl prometheus prometheus-node-exporter
+	@tools/servers.sh rabbitmq-server redis-server openssl prometheus
 
 servers-vcenter:
 	@tools/servers.sh golang-go golang-github-vmware-govmomi-dev
 
-servers-browser:
-	@tools/servers.sh chromium
+servers-browser:  # and what reads the weigher's metrics
+	@tools/servers.sh chromium prometheus-node-exporter
 
 servers-lab:
 	@tools/servers.sh rabbitmq-server redis-server mariadb-server

@@ -75,6 +75,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "multiplier": 7.0,
         "small_image_size": 100,
         "large_image_size": 4096,
+        "metrics_folder": "",
         "time_budget": 0.05,
     },
 }
