@@ -72,11 +72,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "http_listen": "127.0.0.1:9877",
     },
     "image_cache_weigher": {
-        "multiplier": 7.0,
+        "multiplier": 5.0,
         "small_image_size": 100,
-        "large_image_size": 4096,
-        "metrics_folder": "",
+        "large_image_size": 2048,
+        "most_builds": 4,
+        "most_imbalance": 0.06,
         "time_budget": 0.05,
+        "metrics_folder": "",
     },
 }
 

@@ -37,8 +37,8 @@ def test_a_histogram_counts_what_is_up_to_each_bound(
         (0, "under 100 MiB"),
         (100 * 1024**2, "under 1 GiB"),
         (1024**3 - 1, "under 1 GiB"),
-        (1024**3, "under 4 GiB"),
-        (4 * 1024**3, "4 GiB or more"),
+        (1024**3, "under 2 GiB"),
+        (2 * 1024**3, "2 GiB or more"),
     ],
 )
 def test_classes_of_size(size: int | None, expected: str) -> None:
