@@ -106,8 +106,8 @@ servers:
 servers-vcenter:
 	@tools/servers.sh golang-go golang-github-vmware-govmomi-dev
 
-servers-browser:
-	@tools/servers.sh chromium
+servers-browser:  # and what reads the weigher's metrics
+	@tools/servers.sh chromium prometheus-node-exporter
 
 servers-lab:
 	@tools/servers.sh rabbitmq-server redis-server mariadb-server qemu-utils

@@ -1,7 +1,7 @@
 """What a program measures, as plain values: counts, histograms, and the table of what it exports.
 
-No library is needed to measure; only who exports it as Prometheus wants it needs one
-(:mod:`bus_cache.web.exposition`).
+No library is needed to measure. Who exports over HTTP uses Prometheus' own
+(:mod:`bus_cache.web.exposition`); who can't have it writes :func:`text`.
 """
 
 from __future__ import annotations
@@ -53,3 +53,23 @@ class Metric(NamedTuple):
 
 Samples = Mapping[Metric, Sequence[tuple[tuple[str, ...], Union[float, Histogram]]]]
 """What each metric is now: values of its labels, and a number or a histogram."""
+
+
+def text(metrics: Sequence[Metric], samples: Samples) -> str:
+    """Return samples in Prometheus' text format (version 0.0.4); labels are plain words."""
+    lines = []
+    for metric in metrics:
+        lines += [f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"]
+        for labels, value in samples.get(metric, ()):
+            pairs = [f'{name}="{label}"' for name, label in zip(metric.labels, labels, strict=True)]
+            where = "{" + ",".join(pairs) + "}" if pairs else ""
+            if not isinstance(value, Histogram):
+                lines.append(f"{metric.name}{where} {float(value)}")
+                continue
+            counts = value.cumulative
+            for bound, count in zip((*value.bounds, "+Inf"), counts, strict=True):
+                bucket = ",".join([*pairs, f'le="{bound}"'])
+                lines.append(f"{metric.name}_bucket{{{bucket}}} {float(count)}")
+            lines.append(f"{metric.name}_count{where} {float(counts[-1])}")
+            lines.append(f"{metric.name}_sum{where} {value.total}")
+    return "\n".join(lines) + "\n"

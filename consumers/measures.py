@@ -18,10 +18,11 @@ REMEMBERED = 10_000
 
 _MIB = 1024**2
 
-SIZES = ((100 * _MIB, "under 100 MiB"), (1024 * _MIB, "under 1 GiB"), (4096 * _MIB, "under 4 GiB"))
-"""Classes of images: the weigher leaves the first one alone, and prefers the last one most."""
+SIZES = ((100 * _MIB, "under 100 MiB"), (1024 * _MIB, "under 1 GiB"), (2048 * _MIB, "under 2 GiB"))
+"""Classes of images: by default the weigher leaves the first one alone, and the last one weighs
+fully."""
 
-SIZE_CLASSES = (*(name for _, name in SIZES), "4 GiB or more", "unknown")
+SIZE_CLASSES = (*(name for _, name in SIZES), "2 GiB or more", "unknown")
 
 
 def size_class(size: int | None) -> str:

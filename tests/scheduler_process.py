@@ -73,12 +73,14 @@ class SchedulerProcess:
         budget: float = 0.05,
         read_timeout: float = 5.0,
         hosts: int = 20,
+        metrics_folder: str = "",
     ) -> None:
         """Begin with a new weigher for this Redis, as after a restart."""
         self._config.write_text(
             f"[bus_cache]\nredis_url = {url}\ntls_ca_file = {ca_file}\n"
             f"read_timeout = {read_timeout}\n"
             f"[image_cache_weigher]\ntime_budget = {budget}\n"
+            f"metrics_folder = {metrics_folder}\n"
         )
         self._tell("open", path=str(self._config), hosts=hosts)
 

@@ -406,6 +406,32 @@ class Prometheus(Server):
             pass
 
 
+class NodeExporter(Server):
+    """Debian's prometheus-node-exporter, which exports the files of a folder and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        """``folder``: of ``*.prom`` files."""
+        super().__init__()
+        self._folder = folder
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}/metrics"
+
+    def _command(self) -> tuple[list[str], dict[str, str]]:
+        return [
+            program("prometheus-node-exporter", "prometheus-node-exporter"),
+            "--collector.disable-defaults",
+            "--collector.textfile",
+            f"--collector.textfile.directory={self._folder}",
+            f"--web.listen-address={LOOPBACK}:{self.port}",
+        ], {}
+
+    def _probe(self) -> None:
+        with urllib.request.urlopen(self.url, timeout=5):
+            pass
+
+
 class Sentinel(Redis):
     """A Sentinel that watches one master, under the name ``mymaster``."""
 

@@ -40,10 +40,12 @@ def metrics_reference() -> str:
         warnings.simplefilter("ignore")
         from bus_cache.agent import metrics as agent  # noqa: PLC0415
         from consumers import metrics as consumer  # noqa: PLC0415
+        from weigher import textfile as weigher  # noqa: PLC0415
     text = (ROOT / METRICS).read_text()
-    for program, table in {"consumer": consumer.METRICS, "agent": agent.METRICS}.items():
+    tables = {"consumer": consumer, "agent": agent, "weigher": weigher}
+    for program, module in tables.items():
         rows = ["| metric | type | labels | what it is |", "| --- | --- | --- | --- |"]
-        for each in table:
+        for each in module.METRICS:
             labels = ", ".join(f"`{label}`" for label in each.labels)
             rows.append(f"| `{each.name}` | {each.kind} | {labels} | {each.help} |")
         begin, end = f"<!-- {program}: generated -->\n", f"<!-- {program}: end -->\n"

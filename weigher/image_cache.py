@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import nova.conf
@@ -18,6 +19,7 @@ from bus_cache import conf, connect, names
 from bus_cache.conf import common, image_cache_weigher
 from bus_cache.index import reader
 from weigher import decisions, guard, policy, states
+from weigher.textfile import Textfile
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger("weigher")
@@ -59,6 +61,7 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
         self._decisions = decisions.Decisions()
         self._guard: guard.Guard | None = None
         self._warned_at = -math.inf
+        self._textfile: Textfile | None = None
         try:
             conf.register(CONF, GROUPS)
             conf.check(CONF, GROUPS)
@@ -69,6 +72,9 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
             self._budget: float = CONF[image_cache_weigher.GROUP].time_budget
             make_client = functools.partial(_make_client, CONF)
             self._guard = guard.Guard(make_client, group.keyspace, self._budget)
+            folder = CONF[image_cache_weigher.GROUP].metrics_folder
+            if folder:
+                self._textfile = Textfile(Path(folder), functools.partial(_state, self._guard))
         except Exception as error:
             reason = " ".join(str(error).split()).rstrip(".")
             LOG.error("Cached images weigh nothing until nova-scheduler is restarted: %s", reason)
@@ -108,8 +114,9 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
             result, said = nothing, guard.explain(error)
             self._warn(said)
         self._tell_changes()
-        spent = 1000 * (self._clock() - started)
-        LOG.debug("Cached image: %s; %d candidates, %.1f ms", said, len(result), spent)
+        spent = self._clock() - started
+        LOG.debug("Cached image: %s; %d candidates, %.1f ms", said, len(result), 1000 * spent)
+        self._measure(spent)
         return result
 
     def weight_multiplier(self, host_state: Any) -> float:
@@ -181,12 +188,24 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
         else:
             LOG.warning("Cached images weigh nothing until this is over: %s%s", trouble, more)
 
-    def _warn(self, said: str) -> None:
+    def _measure(self, spent: float) -> None:
+        """Count a call, where metrics are wanted."""
+        if self._textfile is None:
+            return
+        try:
+            self._textfile.note(spent)
+            trouble = self._textfile.trouble
+        except Exception as error:  # no thread can be made
+            trouble = guard.explain(error)
+        if trouble:
+            self._warn(trouble, "Metrics can't be written: %s")
+
+    def _warn(self, said: str, text: str = "A cached image weighs nothing: %s") -> None:
         """Log what concerns one call; once a minute at the most."""
         now = time.monotonic()
         if now - self._warned_at >= 60.0:
             self._warned_at = now
-            LOG.warning("A cached image weighs nothing: %s", said)
+            LOG.warning(text, said)
 
 
 def _make_client(
@@ -194,6 +213,11 @@ def _make_client(
 ) -> connect.Client:
     """Return a client for the Redis that nova.conf names."""
     return conf.redis_client(options, client_name="bus-cache-weigher", on_connection=on_connection)
+
+
+def _state(asks: guard.Guard) -> tuple[guard.Counters, bool]:
+    """Return what metrics tell of a process."""
+    return asks.counters, asks.trouble is not None
 
 
 def _all_zero(multipliers: dict[int, float] | None) -> bool:

@@ -98,4 +98,16 @@ OPTIONS = [
             """
         ),
     ),
+    cfg.StrOpt(
+        "metrics_folder",
+        default="",
+        help=paragraphs(
+            """
+            Folder in which each process of nova-scheduler writes its metrics every 10 seconds, as a
+            file that node_exporter's textfile collector reads (its option
+            --collector.textfile.directory). nova-scheduler's user must be able to write there.
+            Empty: none are written.
+            """
+        ),
+    ),
 ]

@@ -125,8 +125,8 @@ def test_the_consumers_metrics_are_those_of_the_reference_and_count_what_happene
     assert sum(outcomes.values()) == 14
     boots = found["bus_cache_boots_total"]  # found, size
     assert {labels: count for labels, count in boots.items() if count} == {
-        ("no", "under 4 GiB"): 2,
-        ("yes", "under 4 GiB"): 1,
+        ("no", "2 GiB or more"): 2,
+        ("yes", "2 GiB or more"): 1,
     }
     assert found["bus_cache_lag_seconds_count"][()] == found["bus_cache_changes_total"]["applied",]
     assert 0 < found["bus_cache_lag_seconds_sum"][()] < 60

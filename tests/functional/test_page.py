@@ -96,7 +96,7 @@ def test_a_small_cloud(
     consumer: Callable[[list[Change]], str], rabbit: servers.RabbitMQ, tmp_path: Path
 ) -> None:
     now = int(time.time() * 1000)
-    sizes = (GIB // 20, GIB // 2, 2 * GIB, 6 * GIB)
+    sizes = (GIB // 20, GIB // 2, 3 * GIB // 2, 6 * GIB)
     images = [f"7d4e1f0a-3b52-4c8e-9a61-0f2c5b8d{n:04x}" for n in range(24)]
     changes: list[Change] = [ImageSize(image, sizes[n % 4], now) for n, image in enumerate(images)]
     for n in range(1, 49):

@@ -14,6 +14,7 @@ from bus_cache.names import fingerprint
 from tests import publisher, servers
 from tests.compute_host import Host
 from tests.program import Program, configuration
+from tests.scheduler_process import SchedulerProcess
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "etc/prometheus/bus_cache.rules.yml"
@@ -55,12 +56,20 @@ def test_every_panel_and_every_alert_finds_data(
     host.configure(own=f"http_listen = 127.0.0.1:{ports[1]}")
     host.put(fingerprint("image"))
     cloud = publisher.Publisher(rabbit.url)
+    files = tmp_path / "textfile"
+    files.mkdir()
     targets = [f"127.0.0.1:{port}" for port in ports]
     try:
         consumer.start().reading()
         host.start()
         cloud.replay(publisher.recorded())
-        with servers.Prometheus(*targets, rules=RULES) as prometheus:
+        with (
+            servers.NodeExporter(files) as node,
+            servers.Prometheus(*targets, f"127.0.0.1:{node.port}", rules=RULES) as prometheus,
+            SchedulerProcess("threading", tmp_path) as scheduler,
+        ):
+            scheduler.open(redis_server.url, metrics_folder=str(files))
+            scheduler.weigh(5)
             wanted = {**panels(), **selectors()}
             assert len(wanted) > 60
 
@@ -72,7 +81,7 @@ def test_every_panel_and_every_alert_finds_data(
                 time.sleep(1)
             assert missing() == []
             up: Any = prometheus.query("up")
-            assert [each["value"][1] for each in up] == ["1", "1"]
+            assert [each["value"][1] for each in up] == ["1", "1", "1"]
             # the rules are evaluated there, too, and none of them fails
             (group,) = prometheus.get("rules")["groups"]
             assert {rule["health"] for rule in group["rules"]} == {"ok"}

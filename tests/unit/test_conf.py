@@ -78,6 +78,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "most_builds": 4,
         "most_imbalance": 0.06,
         "time_budget": 0.05,
+        "metrics_folder": "",
     },
 }
 

@@ -7,9 +7,11 @@ import bisect
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
 from bus_cache.index.changes import Fetching
-from bus_cache.measure import Histogram
+from bus_cache.measure import Histogram, Metric, Samples, text
+from bus_cache.web import exposition
 from consumers import measures
 from consumers.events import Notification
 from consumers.measures import Boots, size_class
@@ -35,13 +37,36 @@ def test_a_histogram_counts_what_is_up_to_each_bound(
         (0, "under 100 MiB"),
         (100 * 1024**2, "under 1 GiB"),
         (1024**3 - 1, "under 1 GiB"),
-        (1024**3, "under 4 GiB"),
-        (4 * 1024**3, "4 GiB or more"),
+        (1024**3, "under 2 GiB"),
+        (2 * 1024**3, "2 GiB or more"),
     ],
 )
 def test_classes_of_size(size: int | None, expected: str) -> None:
     assert size_class(size) == expected
     assert expected in measures.SIZE_CLASSES
+
+
+def test_our_text_says_what_the_library_says() -> None:
+    histogram = Histogram((0.5, 1.0))
+    for value in (0.2, 0.7, 3.0):
+        histogram.observe(value)
+    counter = Metric("x_total", "counter", "Some.", ("a", "b"))
+    gauge = Metric("y", "gauge", "One.")
+    seconds = Metric("z_seconds", "histogram", "Times.", ("a",))
+    table = (counter, gauge, seconds)
+    samples: Samples = {
+        counter: [(("1", "2"), 3), (("1", "3"), 4.5)],
+        gauge: [((), True)],
+        seconds: [(("1",), histogram)],
+    }
+    theirs = exposition.exporter(table, lambda: samples)().decode()
+    ours = list(text_string_to_metric_families(text(table, samples)))
+    assert ours == [
+        each
+        for each in text_string_to_metric_families(theirs)
+        if not each.name.startswith("process_")
+    ]
+    assert len(ours) == 3
 
 
 def begins(boots: Boots, server: object, host: str = "h1", image: str = "i") -> Fetching:
