@@ -338,8 +338,8 @@ def _strangers(facts: Facts, bus: Bus, name: str, count: int) -> Iterator[Findin
             f"{bus.where}: {count} read {name}, but {known} bus-cache-consumers do, as far as this "
             "index knows: the others take messages from them",
             "rabbitmqctl list_consumers -p VHOST; another service or keyspace needs a queue of its "
-            "own (another [consumer] pool). A consumer that waits for Redis or is of an older "
-            "version is not known either",
+            "own (another [consumer] pool). Not known either: a consumer that waits for Redis, is "
+            "of an older version, or names other brokers of this bus",
         )
     else:
         yield Finding("readers", OK, f"{bus.where}: only bus-cache-consumers read {name}")

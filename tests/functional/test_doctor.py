@@ -323,6 +323,17 @@ def test_a_queue_that_nobody_reads_grows(site: Site, capsys: Capsys) -> None:
         site.rabbit.ctl("set_operator_policy", "--apply-to", "queues", "bound", QUEUES, bound)
 
 
+def test_one_of_two_brokers_is_down(site: Site, capsys: Capsys) -> None:
+    """The rest is found out by the other one."""
+    nobody = f"127.0.0.1:{servers.free_port()}"
+    url = site.rabbit.url.replace("@", f"@{nobody},test:test@")
+    with site.speaking():
+        found = site.doctor(capsys, site.ours(rabbit=url))
+    assert found["bus"].startswith(f"{nobody}: ")
+    # consumers that name other brokers read another bus, as far as can be told
+    assert set(found) == {"bus", "readers"}
+
+
 def test_what_hangs_takes_bounded_time(
     site: Site, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,10 @@ def by_cli(folder: Path, url: str, more: str, capsys: pytest.CaptureFixture[str]
         assert answer.err.count("\n") == 1, answer.err
         return answer.err
     assert [row["host"] for row in json.loads(answer.out)["hosts"]] == ["h1"]
+    main(["doctor", "-f", "json", "--config-file", str(config)])
+    rows = {row["check"]: row for row in json.loads(capsys.readouterr().out)}
+    for check in ("redis", "redis rights", "redis clock"):
+        assert rows[check]["verdict"] == "ok", rows
     return ""
 
 
