@@ -114,7 +114,7 @@ class Anonymiser:
             **dict.fromkeys(_NUMBERS, _number),
             **dict.fromkeys(("binary", "version", "last_seen_up"), _word),
             "host": self.host,
-            **dict.fromkeys(("image_uuid", "rescue_image_ref"), self.image),
+            **dict.fromkeys(_IMAGES, self.image),
             "image_ref_url": self._url,
             **dict.fromkeys(("uuid", "instance_id"), self.server),
             "images_cached": self._each(self.image),
@@ -212,6 +212,7 @@ class Anonymiser:
         return hmac.new(self._key, text, hashlib.sha256).hexdigest()
 
 
+_IMAGES = ("image_uuid", "rescue_image_ref", "kernel_id", "ramdisk_id")
 _BROKEN = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _GLANCE = ("image.activate", "image.delete", "image.update")
 _NUMBERS = ("epoch", "sequence", "leaving", "bytes", "last_used", "size", "forced_down")

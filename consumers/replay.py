@@ -28,7 +28,9 @@ def replay(messages: Iterable[Recorded], writer: Writer) -> list[tuple[str, int]
     """Have a consumer read messages and write what they say; return its counts, by name.
 
     :raises consumers.recording.Unreadable: from ``messages``; what came before it is written.
+    :raises Unavailable: Redis is away, or refuses to write.
     """
+    writer.probe()
     topology = Topology(("notifications", "versioned_notifications"), ("nova", "glance"), "replay")
     where = Transport(("memory://",), "the recording", {})
     consumer = Consumer(where, topology, writer, Rules(), agents=Agents(None, Times()))
@@ -51,6 +53,8 @@ def replay(messages: Iterable[Recorded], writer: Writer) -> list[tuple[str, int]
     finally:
         consumer.stop()
         thread.join()
+    if reason := consumer.waits_for.get("redis"):
+        raise Unavailable(reason)
     return [(name, consumer.counts[name]) for name in _TOLD]
 
 

@@ -45,14 +45,30 @@ IDLE = Recorded(0, "", "", b"")
 
 
 def _messages(connections: Sequence[Connection], found: list[Recorded]) -> Iterator[Recorded]:
+    checked = 0.0
     while True:
         for connection in connections:
+            with bus.errors():
+                _drain(connection, found)
+        if not found:  # then wait for one of them
             with bus.errors(), contextlib.suppress(TimeoutError):
-                connection.heartbeat_check()
-                connection.drain_events(timeout=0.2 / len(connections))
+                connections[0].drain_events(timeout=0.2 if len(connections) == 1 else 0.02)
         yield from found
         found.clear()
+        now = time.monotonic()
+        if now - checked >= 1:
+            checked = now
+            for connection in connections:
+                with bus.errors():
+                    connection.heartbeat_check()
         yield IDLE
+
+
+def _drain(connection: Connection, found: list[Recorded]) -> None:
+    """Take what is here, as much as is handed on at once."""
+    with contextlib.suppress(TimeoutError):
+        while len(found) < PREFETCH:
+            connection.drain_events(timeout=0.0005)
 
 
 @contextlib.contextmanager

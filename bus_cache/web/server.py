@@ -62,8 +62,10 @@ def scraped(table: Sequence[Metric], samples: Callable[[], Samples]) -> Callable
     """Return what answers a scrape; without the library, what to install."""
     try:
         from bus_cache.web import exposition  # noqa: PLC0415 - an extra, not always there
-    except ModuleNotFoundError as error:
-        missing = f"{error.name} is not installed: pip install 'bus-cache[metrics]'"
+    except ImportError as error:  # absent, or another release: whatever it is, it is only metrics
+        absent = isinstance(error, ModuleNotFoundError)
+        reason = f"{error.name} is not installed" if absent else " ".join(str(error).split())
+        missing = f"{reason}: pip install 'bus-cache[metrics]'"
         return lambda: Answer.text(501, missing)
     text = exposition.exporter(table, samples)
     return lambda: Answer(200, exposition.CONTENT_TYPE, text())

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import amqp
 import pytest
 
 from consumers import recording
@@ -55,6 +56,7 @@ def test_what_is_recorded_is_what_consumers_read(
         recorder.kill()
         consumer.stop()
     assert f"Recorded {len(MESSAGES)} messages." in (tmp_path / "record.log").read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
     assert ".record." not in rabbit.ctl("list_queues", "name")
 
     code, said = run(consumer.config, "replay", str(file))
@@ -115,3 +117,29 @@ def test_an_empty_recording(
         0,
         "received 0, irrelevant 0, malformed 0, applied 0, refused 0",
     )
+
+
+def test_a_quiet_bus_does_not_hold_up_a_busy_one(
+    tmp_path: Path, rabbit: servers.RabbitMQ, redis_server: servers.Redis
+) -> None:
+    """More messages than would come at one in each wait for the quiet one."""
+    rabbit.ctl("add_vhost", "quiet")
+    rabbit.ctl("set_permissions", "-p", "quiet", rabbit.user, ".*", ".*", ".*")
+    more = f"transport_url = {rabbit.url}\ntransport_url = {rabbit.url}quiet"
+    consumer = Program(tmp_path, configuration(rabbit.url, redis_server.url, more)).start()
+    consumer.reading(2).stop()  # it declared the exchanges
+    file, log, count = tmp_path / "recording", tmp_path / "record.log", 2000
+    recorder = servers.Process(
+        command(consumer.config, "record", str(file), f"--messages={count}"), log
+    )
+    try:
+        wait_for(lambda: "Ctrl-C ends it" in log.read_text(), 120)
+        with rabbit.connect() as connection:
+            channel = connection.channel()
+            for _ in range(count):
+                channel.basic_publish(amqp.Message("{}"), "nova", "notifications.info")
+        wait_for(lambda: not recorder.running, 120)
+    finally:
+        recorder.kill()
+        rabbit.ctl("delete_vhost", "quiet")
+    assert f"Recorded {count} messages." in log.read_text()

@@ -96,6 +96,7 @@ def renamed(change: Change, by: Anonymiser) -> Change:
         "host": by.host,
         "image_id": by.image,
         "instance": by.server,
+        "parts": lambda each: tuple(map(by.image, each)),
         "fingerprint": by.fingerprint,
         "fingerprints": lambda each: tuple(map(by.fingerprint, each)),
         "fetching": lambda each: tuple(map(by.fingerprint, each)),
@@ -110,6 +111,19 @@ def test_an_image_has_one_name_by_id_and_by_fingerprint() -> None:
     assert names.fingerprint(by.image("i")) == by.fingerprint(names.fingerprint("i"))
     assert by.image("i") != Anonymiser(b"l").image("i")
     assert (by.image(""), by.image(None), by.image(3)) == ("", None, None)
+
+
+def test_kernel_and_ramdisk_are_images_too() -> None:
+    """What is said of a server that has both."""
+    said = next(each for each in MESSAGES if "compute.instance.create.end" in each["body"])
+    inner = publisher.content(said)
+    inner["payload"] |= {"kernel_id": "k-1", "ramdisk_id": "r-1"}
+    body = json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(inner)}).encode()
+    before = [Recorded(0, "nova", "x", body)]
+    after = list(read(io.BytesIO(written(before, by := Anonymiser(b"k")))))
+    [old], [new] = evidence_of(before), evidence_of(after)
+    assert [renamed(each, by) for each in old] == new
+    assert len(old) == 4
 
 
 def test_what_cannot_be_understood_is_left_out_of_an_anonymous_recording() -> None:
