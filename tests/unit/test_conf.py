@@ -71,9 +71,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "reconcile_interval": 3600,
     },
     "image_cache_weigher": {
-        "multiplier": 7.0,
+        "multiplier": 5.0,
         "small_image_size": 100,
-        "large_image_size": 4096,
+        "large_image_size": 2048,
+        "most_builds": 4,
+        "most_imbalance": 0.06,
         "time_budget": 0.05,
     },
 }
