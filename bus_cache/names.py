@@ -142,9 +142,10 @@ class Keys:
         return f"{self.prefix}gone:host:{host}"
 
 
-SCHEMA = 2
-"""Version of the keys other than the public sets. Grows when their meaning changes. Version 1 knew
-fewer keys: a keyspace of it is taken over as it is."""
+SCHEMA = 3
+"""Version of the keys other than the public sets. Grows when their meaning changes. A keyspace of
+an older version is taken over as it is: version 1 knew fewer keys, 2 kept in ``heard`` what is in
+``agents`` now. Who knows only an older version refuses this one."""
 
-OLDER_SCHEMAS = (1,)
-"""Versions whose keys mean the same in this one."""
+OLDER_SCHEMAS = (1, 2)
+"""Versions whose keys this one can read."""

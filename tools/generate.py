@@ -19,8 +19,9 @@ METRICS = "docs/metrics.md"
 COMMANDS = """\
 # Command line reference
 
-Generated: what `bus-cache help COMMAND` prints. All commands only read, but for `sync --repair`
-and `flush`.
+Generated: what `bus-cache help COMMAND` prints. Commands that write: `sync` on an
+empty index or with `--repair`, `replay` and `flush`. `record` and `doctor` declare a queue of their
+own on the bus for as long as they run.
 """
 
 

@@ -110,7 +110,7 @@ def test_recorded_notifications_of_each_format_give_the_truth(
     assert consumer.stop() == 0
     found = keyspace.everything(redis_server.client())
     assert found["sets"] == truth(form, recording)
-    assert found["schema"] == b"2"
+    assert found["schema"] == str(names.SCHEMA).encode()
     assert {names.fingerprint(image) for image in found["images"]} >= set(found["sets"])
     # Glance's deletion is on the bus in each case, the service's only in the versioned format
     gone = {key.partition(":")[0] for key in found["gone"]}

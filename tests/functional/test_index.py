@@ -40,6 +40,7 @@ from tests import servers
 
 KEYSPACE = "test-1.a"
 KEYS = names.Keys(KEYSPACE)
+SCHEMA = str(names.SCHEMA).encode()
 DAY = 86_400_000
 TODAY = 20_780
 NOON = TODAY * DAY + DAY // 2
@@ -91,7 +92,7 @@ def expected(statements: Iterable[Change]) -> State:
         if isinstance(each, HostDeleted):
             hosts_gone[each.host] = max(each.stamp, hosts_gone.get(each.host, 0))
     images_gone = {each.image_id for each in statements if isinstance(each, ImageDeleted)}
-    state: State = {KEYS.schema: b"2"} if statements else {}
+    state: State = {KEYS.schema: SCHEMA} if statements else {}
     for host, stamp in hosts_gone.items():
         state[f"{KEYS.prefix}gone:host:{host}"] = stamp
     for image_id in images_gone:
@@ -351,7 +352,7 @@ def test_a_scenario_by_hand(writer: Writer, raw: redis.Redis) -> None:
     apply(writer, [Held("h", "k", NOON, Source.CREATE), ImageDeleted("k", NOON)])
     i, j, k = (names.fingerprint(each) for each in "ijk")
     assert found(raw) == {
-        "{test-1.a}:schema": b"2",
+        "{test-1.a}:schema": SCHEMA,
         f"{{test-1.a}}:image:{i}": {"h"},
         f"{{test-1.a}}:image:{j}": {"h"},
         "{test-1.a}:images": {i: ("i", False, TODAY), j: ("j", 512, TODAY + 1)},
@@ -693,12 +694,12 @@ def test_the_schema_is_written_with_the_first_change(
     writer.check()
     assert found(raw) == {}
     apply(writer, [change])
-    assert raw.get(KEYS.schema) == b"2"
+    assert raw.get(KEYS.schema) == SCHEMA
     writer.check()
 
 
 @pytest.mark.parametrize(
-    "schema", [b"3", b"0", b"", b"1 ", b"01", b"1.0", b"x", b"\xff\xfe", b"2\n"]
+    "schema", [b"4", b"0", b"", b"1 ", b"01", b"1.0", b"x", b"\xff\xfe", b"2\n"]
 )
 def test_another_schema_is_refused(writer: Writer, raw: redis.Redis, schema: bytes) -> None:
     """By everything that writes; nothing is changed."""
@@ -811,7 +812,7 @@ def test_a_shared_key_of_a_wrong_type_leaves_no_trace(
     refused = writer.apply(statements)
     assert [each for group, _ in refused for each in group] == statements
     raw.delete(key)
-    assert found(raw) in ({}, {KEYS.schema: b"2"})
+    assert found(raw) in ({}, {KEYS.schema: SCHEMA})
 
 
 GARBAGE = [
@@ -864,7 +865,7 @@ def test_images_that_can_not_be_read_are_forgotten(
     apply(writer, [ImageSize(f"i{n}", n, NOON) for n in range(20)])
     raw.hset(KEYS.images, bytes.fromhex(I9), value)
     writer.forget_images(NOON + DAY)
-    assert found(raw) == {KEYS.schema: b"2"}
+    assert found(raw) == {KEYS.schema: SCHEMA}
 
 
 # -- Redis that is away, or refuses for now ------------------------------------------------

@@ -675,9 +675,21 @@ def test_a_task_is_claimed_by_one(writer: Writer, raw: redis.Redis) -> None:
     assert 0 < raw.pttl(KEYS.claim("sync")) <= 60_000
 
 
-def test_a_keyspace_of_schema_1_is_taken_over(writer: Writer, raw: redis.Redis) -> None:
-    """Its keys mean the same."""
-    raw.set(KEYS.schema, 1)
+@pytest.mark.parametrize("schema", names.OLDER_SCHEMAS)
+def test_a_keyspace_of_an_older_schema_is_taken_over(
+    writer: Writer, raw: redis.Redis, schema: int
+) -> None:
+    """What it says is understood, of an agent, too; of schema 1 all hosts are swept once."""
+    raw.set(KEYS.schema, schema)
+    if schema == 2:
+        row = [1, 0, 1, 0, T0, True, "b1", []]
+        raw.hset(KEYS.prefix + "agents", "a", msgpack.packb(row))
+        raw.hset(KEYS.prefix + "agent:a", bytes.fromhex(IMAGE_I), b"")
+        raw.sadd(KEYS.image(IMAGE_I), "a")
     writer.check()
     apply(writer, held("h", "i", 0))
-    assert raw.get(KEYS.schema) == b"2"
+    assert raw.get(KEYS.schema) == str(names.SCHEMA).encode()
+    assert bool(raw.exists(KEYS.prefix + "adopt")) == (schema == 1)
+    if schema == 2:
+        apply(writer, said("a", 1, 1, 10, IMAGE_J), held("a", "k", 0))
+        assert sets(raw) == {IMAGE_I: {"a", "h"}, IMAGE_J: {"a"}}

@@ -6,9 +6,9 @@
 -- same; any other is refused.
 local prefix = string.sub(KEYS[1], 1, -7)
 local schema = redis.pcall('GET', KEYS[1])
-if not schema or schema == '1' then
+if not schema or schema == '1' or schema == '2' then
   redis.call('SET', KEYS[1], ARGV[1])
-  if schema then redis.call('SET', prefix .. 'adopt', '0') end -- see ageing.lua
+  if schema == '1' then redis.call('SET', prefix .. 'adopt', '0') end -- see ageing.lua
 elseif schema ~= ARGV[1] then
   return redis.error_reply('SCHEMA is another one')
 end
