@@ -78,7 +78,8 @@ class Keys:
     ``claim:<name>``          STRING  one consumer does this now; expires
     ``wanted:<name>``         STRING  why this is to be done; goes when it is done (``reconcile``:
                                       the comparison with Nova's API)
-    ``reader:<name>``         STRING  a consumer reads its queue now: msgpack [bus, pool]; expires
+    ``readers``               ZSET    msgpack [name, bus, pool] of a consumer that reads its queue
+                                      -> ms until which that counts
     ``full``                  HASH    name of a limit -> statements that were left out since there
                                       was no room: see prelude.lua
     ``adopt``                 STRING  while a keyspace of schema 1 is taken over: how far
@@ -100,6 +101,7 @@ class Keys:
         self.hosts = self.prefix + "hosts"
         self.agents = self.prefix + "agents"
         self.services = self.prefix + "services"
+        self.readers = self.prefix + "readers"
 
     def image(self, image_fingerprint: str) -> str:
         """Return the public key of an image's SET of hosts."""
@@ -124,10 +126,6 @@ class Keys:
     def claim(self, name: str) -> str:
         """Return the key by which one consumer claims a task."""
         return f"{self.prefix}claim:{name}"
-
-    def reader(self, name: str) -> str:
-        """Return the key by which a consumer tells that it reads."""
-        return f"{self.prefix}reader:{name}"
 
     def wanted(self, name: str) -> str:
         """Return the key that remembers why a task is to be done."""

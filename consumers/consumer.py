@@ -245,7 +245,7 @@ class Consumer:
             self._flush(time.monotonic())
         if self._redis.is_up:
             with contextlib.suppress(Unavailable, SchemaError):
-                self._writer.reads_no_more(self._name)
+                self._writer.reads_no_more(self._name, self._bus.topology.pool)
         if self._agents is not None:
             self._agents.stop()
         LOG.info("%s: stopping; in all %s", self._bus, _summary(self.counts))

@@ -329,15 +329,15 @@ class Listing:
         )
 
     def readers(self) -> list[Reader]:
-        """Return the consumers that read their queues now. It goes through all keys."""
-        prefix = self._keys.reader("")
-        keys = list(self._client.scan_iter(match=f"{prefix}*", count=1000))
+        """Return the consumers that read their queues now."""
+        (members,) = self._ask([("zrangebyscore", self._keys.readers, f"({_now()}", "+inf")])
         found = []
-        values = self._ask(("get", key) for key in keys)
-        for key, value in zip(keys, values, strict=True):
-            row = None if value is None else _unpacked(value, 2)
-            if row is not None and all(isinstance(each, str) for each in row[:2]):
-                found.append(Reader(_printable(key).removeprefix(prefix), row[0], row[1]))
+        for member in members or ():
+            row = _unpacked(member, 3)
+            if row is None or not all(isinstance(each, str) for each in row[:3]):
+                self._complain("which consumer reads its queue can't be read")
+            else:
+                found.append(Reader(*row[:3]))
         return found
 
     def condition(self) -> Server:

@@ -470,17 +470,26 @@ class Writer:
     def reads(self, name: str, pool: str, seconds: float) -> None:
         """Tell for so long that a consumer of this name reads our queues; :class:`Unavailable`.
 
+        What others told and did not renew is forgotten.
+
         :param pool: its ``[consumer] pool``.
         """
+        now = _now()
         with self._unavailable():
-            self._client.set(
-                self._keys.reader(name), msgpack.packb([self._bus, pool]), px=int(seconds * 1000)
+            self._client.zadd(
+                self._keys.readers, {self._reader(name, pool): now + int(seconds * 1000)}
             )
+            over = self._client.zrangebyscore(self._keys.readers, "-inf", now)
+            if over:
+                self._client.zrem(self._keys.readers, *over)
 
-    def reads_no_more(self, name: str) -> None:
+    def reads_no_more(self, name: str, pool: str) -> None:
         """Take that back; :class:`Unavailable`."""
         with self._unavailable():
-            self._client.delete(self._keys.reader(name))
+            self._client.zrem(self._keys.readers, self._reader(name, pool))
+
+    def _reader(self, name: str, pool: str) -> bytes:
+        return _pack([name, self._bus, pool])
 
     def want(self, name: str, why: str, *, again: bool = True) -> None:
         """Remember that a task is to be done, until :meth:`unwant`; :class:`Unavailable`.

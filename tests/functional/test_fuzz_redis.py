@@ -171,6 +171,7 @@ NAMES = [
     *(KEYS.prefix + each for each in ("silent", "gaps", "ageing", "listening")),
     *(kind(host) for host in HOSTS for kind in (KEYS.host, KEYS.agent)),
     *(KEYS.uses("inferred"), KEYS.gone_host("gone"), KEYS.wanted("reconcile")),
+    KEYS.readers,
     *(KEYS.image(names.fingerprint("a")), KEYS.coming(names.fingerprint("e"))),
 ]
 
@@ -199,6 +200,7 @@ def reads(client: connect.Client, complaints: list[str]) -> list[Callable[[], An
         *(lambda host=host: listing.state(host) for host in HOSTS),
         *(lambda host=host: list(listing.held(host)) for host in HOSTS),
         lambda: listing.deletion("gone"),
+        listing.readers,
         lambda: Reader(client, KEYSPACE).look("a", HOSTS, 0),
     ]
 
@@ -235,6 +237,7 @@ def writes(client: connect.Client, switches: list[str]) -> list[Callable[[], Any
         lambda: writer.wanted("reconcile"),
         lambda: writer.unwant("reconcile", "x"),
         lambda: writer.claim("x", 1),
+        lambda: writer.reads("x", "bus_cache", 1),
         lambda: writer.forget_images(NOW),
         lambda: writer.fall_back("agent", 0),
         lambda: apply(writer, changes(NOW)),

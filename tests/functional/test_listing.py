@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import msgpack
 import pytest
 
 from bus_cache import connect, names
@@ -23,7 +24,7 @@ from bus_cache.index.changes import (
     ServiceState,
     Source,
 )
-from bus_cache.index.listing import PAGE, Evidence, HostRow, HostState, ImageRow, Listing
+from bus_cache.index.listing import PAGE, Evidence, HostRow, HostState, ImageRow, Listing, Reader
 from bus_cache.index.writer import Writer
 from tests import servers
 
@@ -255,6 +256,25 @@ def test_where_an_image_is_on_its_way(client: connect.Client) -> None:
     writer.apply([Held("cmp1", "image-1", now, Source.CREATE)])
     assert list(rows.coming(fingerprint)) == []
     assert complaints == []
+
+
+def test_who_reads_its_queue(client: connect.Client) -> None:
+    """Those whose time is over are not listed, and go with the next word of any other one."""
+    key = names.Keys("readers").readers
+    rows, complaints = listing(client, "readers")
+    assert rows.readers() == []
+    first, second = (Writer(client, "readers", bus=bus) for bus in ("b1", "b2"))
+    first.reads("one", "pool", 90)
+    second.reads("one", "pool", 90)
+    client.zadd(key, {msgpack.packb(["two", "b1", "pool"]): time.time() * 1000 - 1})
+    both = [Reader("one", "b1", "pool"), Reader("one", "b2", "pool")]
+    assert (sorted(rows.readers()), client.zcard(key)) == (both, 3)
+    first.reads("one", "pool", 90)
+    assert (sorted(rows.readers()), client.zcard(key)) == (both, 2)
+    first.reads_no_more("one", "pool")
+    assert (rows.readers(), complaints) == (both[1:], [])
+    client.zadd(key, {b"\xc1": time.time() * 2000})
+    assert (rows.readers(), len(complaints)) == (both[1:], 1)
 
 
 def test_round_trips_are_per_page(client: connect.Client, monkeypatch: pytest.MonkeyPatch) -> None:

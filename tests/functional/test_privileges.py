@@ -174,9 +174,9 @@ def write_everything(writer: Writer) -> None:
     writer.hold("task", 9)
     assert writer.claimed("task")
     writer.release("task")
-    writer.reads("one", "bus_cache", 9)
-    writer.reads_no_more("one")
+    writer.reads("one", "bus_cache", 0)  # it is over at once
     writer.reads("two", "bus_cache", 999)
+    writer.reads_no_more("two", "bus_cache")
     writer.want("task", "why")
     assert writer.wanted("task") == "why"
     writer.unwant("task", "why")
@@ -506,6 +506,21 @@ def test_agent_and_consumer_work(
     assert not consumer.lines(" ERROR consumers.")
     [said] = consumer.lines("exchange glance is absent")
     assert "may not declare it" in said
+
+
+def test_doctor_works_with_the_consumers_users(
+    site: tuple[Program, Host], redis_server: Guarded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docs/doctor.md has it: with the consumer's configuration. Nothing that it does in Redis is
+    refused."""
+    with redis_server.server.client() as raw:
+        wait_for(lambda: raw.exists(names.Keys(KEYSPACE).readers))
+    capsys.readouterr()
+    with redis_server.used():
+        main(["doctor", "--seconds", "1", "-f", "json", "--config-file", str(site[0].config)])
+    rows = {each["check"]: each["verdict"] for each in json.loads(capsys.readouterr().out)}
+    asked = ("redis", "redis rights", "redis clock", "queue", "readers", "agents")
+    assert {each: rows.get(each) for each in asked} == dict.fromkeys(asked, "ok")
 
 
 def test_an_exchange_that_comes_later_is_bound(
