@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ from bus_cache.index.changes import (
 from bus_cache.index.reader import Reader
 from bus_cache.index.writer import Writer
 from bus_cache.rabbit import use_own_connections
-from consumers import nova_api, service, transport
+from consumers import nova_api, recording, service, transport
 from consumers.bus import Bus, BusError, Topology
 from tests import keyspace, publisher, servers
 from tests.certificates import Authority
@@ -60,7 +60,7 @@ from tests.program import Program, configuration, wait_for
 ETC = Path(__file__).parents[2] / "etc"
 WEIGHER, CONSUMER, CLI = "bus-cache-weigher", "bus-cache-consumer", "bus-cache-cli"
 AGENT, OWN_AGENT = "bus-cache-agent", "bus-cache-agent-cmp-2"
-KEYSPACE = "bus_cache"
+KEYSPACE, REPLAYED = "bus_cache", "bus_cache_replay"
 MARK = "gehe1m"
 PASSWORD = f"{MARK}/@:% x"
 """With all that must be written otherwise in a URL; the mark is what must never be seen."""
@@ -207,6 +207,17 @@ class Cloud:
         return server == SERVER
 
 
+def recording_of(messages: Iterable[dict[str, Any]], folder: Path) -> Path:
+    """Return a file as ``bus-cache record`` writes it."""
+    path = folder / "recording"
+    with path.open("wb") as file:
+        recorder = recording.Recorder(file)
+        for each in messages:
+            body = each["body"].encode()
+            recorder.write(recording.Recorded(NOW, each["exchange"], each["routing_key"], body))
+    return path
+
+
 def test_the_consumer_needs_what_it_may(guarded: Guarded) -> None:
     """No command more, none less."""
     with guarded.server.client() as raw:
@@ -258,6 +269,13 @@ def test_the_command_line_needs_what_it_may(
         run("doctor", "--os-cloud", "any", "-f", "json", expected=3)  # there is no bus
         rows = {each["check"]: each["verdict"] for each in json.loads(capsys.readouterr().out)}
         assert (rows["redis"], rows["redis rights"], rows["index against nova"]) == ("ok",) * 3
+        run("flush", "--yes")
+        # into a keyspace of its own; what a recording may have more of, its consumer writes
+        run("replay", str(recording_of(publisher.recorded(), tmp_path)))
+        assert "malformed 0, applied" in capsys.readouterr().out
+        config.write_text(config.read_text() + f"keyspace = {REPLAYED}\n")
+        run("flush", "--yes")
+        write_everything(Writer(guarded.client(CLI), REPLAYED))
         run("flush", "--yes")
     with guarded.server.client() as raw:
         assert raw.dbsize() == 0
@@ -506,6 +524,19 @@ def test_agent_and_consumer_work(
     assert not consumer.lines(" ERROR consumers.")
     [said] = consumer.lines("exchange glance is absent")
     assert "may not declare it" in said
+
+
+def test_flush_needs_the_user_of_the_command_line(
+    guarded: Guarded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docs/redis.md has it: in a file of its own, whose word counts."""
+    ours, own = tmp_path / "bus_cache.conf", tmp_path / "cli.conf"
+    ours.write_text(f"[bus_cache]\nredis_url = {guarded.url(CONSUMER)}\n")
+    own.write_text(f"[bus_cache]\nredis_url = {guarded.url(CLI)}\n")
+    files = ["--config-file", str(ours)]
+    assert main(["flush", "--yes", *files]) == 1
+    assert "permission" in capsys.readouterr().err
+    assert main(["flush", "--yes", *files, "--config-file", str(own)]) == 0
 
 
 def test_doctor_works_with_the_consumers_users(
