@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import re
 import socket
 import threading
 import time
@@ -314,14 +315,21 @@ def test_somebody_else_reads_our_queue(site: Site, capsys: Capsys) -> None:
 
 
 def test_a_queue_that_nobody_reads_grows(site: Site, capsys: Capsys) -> None:
-    """The policy that bounds it is gone."""
+    """The policy that bounds it is gone, or its bound is not reached: nobody can tell, so that it
+    is shown, with what tells, and does not count."""
     site.rabbit.ctl("clear_operator_policy", "bound")
     try:
         with site.speaking():
-            assert "versioned_notifications.info" in site.doctor(capsys)["unread queues"]
+            assert site.doctor(capsys) == {}
+        (row,) = [row for row in json.loads(site.said) if row["check"] == "unread queues"]
+        assert (row["verdict"], site.code) == ("not checked", 0)
+        assert "versioned_notifications.info" in row["found"]
+        [command] = re.findall(r"rabbitmqctl (\w+) -p VHOST", row["advice"])
+        assert "bound" not in site.rabbit.ctl(command, "-p", "/")
     finally:
         bound = '{"max-length": 5}'
         site.rabbit.ctl("set_operator_policy", "--apply-to", "queues", "bound", QUEUES, bound)
+    assert "bound" in site.rabbit.ctl(command, "-p", "/")
 
 
 def test_one_of_two_brokers_is_down(site: Site, capsys: Capsys) -> None:
