@@ -33,7 +33,7 @@ from bus_cache.index.changes import (
     Source,
 )
 from bus_cache.index.writer import FETCH_MOST, MOST_USES, Writer
-from consumers import ageing, sweep
+from consumers import ageing, reconcile, sweep
 from tests import keyspace, servers
 
 KEYSPACE = "agents"
@@ -702,6 +702,19 @@ def test_an_agents_host_does_not_age(writer: Writer, raw: redis.Redis) -> None:
     apply(writer, snapshot("h", 1, 0, 10, IMAGE_I))
     assert writer.age("h", [(bytes.fromhex(IMAGE_I), T0 + 99)], [], T0, None) == []
     assert sets(raw) == {IMAGE_I: {"h"}}
+
+
+def test_an_agents_word_is_the_newest_of_its_host(writer: Writer) -> None:
+    """So a host is not believed to be gone whose agent spoke since Nova was asked."""
+    apply(writer, held("h", "i", 5), snapshot("h", 1, 0, 10, IMAGE_I))
+    assert writer.usage("h").newest == T0 + 10
+    apply(writer, said("h", 1, 1, 20, IMAGE_J))
+    known = writer.usage("h")
+    assert (known.managed, known.newest) == (True, T0 + 20)
+    assert reconcile.compare_unknown("h", known, T0 + 20) == []
+    assert len(reconcile.compare_unknown("h", known, T0 + 21)) == 1
+    apply(writer, held("h", "i", 30))
+    assert writer.usage("h").newest == T0 + 30
 
 
 def test_a_task_is_claimed_by_one(writer: Writer, raw: redis.Redis) -> None:
