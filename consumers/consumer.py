@@ -122,6 +122,7 @@ class Consumer:
         *,
         agents: Agents | None = None,
         sweep: Sweep | None = None,
+        may_sweep: Callable[[], bool] = lambda: True,
         on_loss: Callable[[str], None] | None = None,
         patience: float = PATIENCE,
     ) -> None:
@@ -129,6 +130,8 @@ class Consumer:
 
         :param agents: looks after the agents of this bus.
         :param sweep: takes out what has aged out.
+        :param may_sweep: tells whether what else writes this keyspace has caught up, too: what
+            waits on another bus may tell that an image is in use.
         :param on_loss: is told why the index may lack something that was on this bus.
         :param patience: seconds; see :data:`PATIENCE`.
         """
@@ -138,6 +141,7 @@ class Consumer:
         self.rules = rules
         self._agents = agents
         self._sweep = sweep
+        self._may_sweep = may_sweep
         for each in (agents, sweep):
             if each is not None:
                 each.counts = self.counts
@@ -152,7 +156,7 @@ class Consumer:
         self._weight = 0
         self._unacknowledged = 0
         self._steady_since = 0.0
-        self._caught_up = False
+        self._seen_empty = self._caught_up = False
         self._first = 0.0
         self._oldest = 0.0
         self._redis = _State(f"Redis (for {self._bus})")
@@ -187,6 +191,11 @@ class Consumer:
         return self._writer
 
     @property
+    def caught_up(self) -> bool:
+        """Whether all that waited on the bus is in the index, and what comes gets there at once."""
+        return self._caught_up and self._bus.consuming
+
+    @property
     def waits_for(self) -> dict[str, str]:
         """What is away, and why: of ``bus`` and ``redis``; empty where all works."""
         states = {"bus": self._broker, "redis": self._redis}
@@ -203,13 +212,13 @@ class Consumer:
         while not self._stop.is_set():
             failure = ""
             self.measures.turn = time.monotonic()
+            self._seen_empty = self._caught_up = False
             try:
                 self._bus.open()
                 self._bus.consume()
                 self.counts["connections"] += 1
                 self._broker.up(f"reading {', '.join(self._bus.topology.queues)}")
                 self._steady_since = time.monotonic()
-                self._caught_up = False
                 self._tell_of_loss()
                 self._next_look = 0.0
                 self._waiting = None
@@ -273,6 +282,7 @@ class Consumer:
             failure = str(error)
         if failure:
             self._redis.down(failure)
+            self._seen_empty = self._caught_up = False
             if self._bus.consuming and (much or self._redis.seconds_down() >= self._patience):
                 self.counts["given_back"] += self._unacknowledged
                 LOG.warning(
@@ -288,7 +298,6 @@ class Consumer:
         if not self._redis.is_up:
             self._redis.up("in use")
             self._steady_since = time.monotonic()
-            self._caught_up = False
             self._warn_of_eviction()
         acknowledged = self._unacknowledged
         self._forget()
@@ -339,11 +348,9 @@ class Consumer:
             self._tell_that_we_read(now)
             self._attend(now)
             if self._sweep is not None and self._bus.consuming:
-                # what waits on the bus may tell that an image is in use
-                if self._caught_up:
+                self._see_whether_caught_up()
+                if self._caught_up and self._may_sweep():
                     self._sweep.run(self._writer)
-                else:  # then it is written by the next time
-                    self._caught_up = self._bus.waiting() == 0
             if self._purge or now >= self._next_upkeep:
                 self._take_out_ignored()
                 self._purge = False
@@ -356,6 +363,14 @@ class Consumer:
             failure = str(error)
         if failure:
             self._redis.down(failure)
+            self._seen_empty = self._caught_up = False
+
+    def _see_whether_caught_up(self) -> None:
+        """What waits on the bus may tell that an image is in use."""
+        if self._seen_empty:  # what had been handed out then is written by now
+            self._caught_up = True
+        else:
+            self._seen_empty = self._bus.waiting() == 0
 
     def _tell_that_we_read(self, now: float) -> None:
         if self._bus.consuming and now >= self._next_telling:
