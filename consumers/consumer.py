@@ -22,7 +22,7 @@ from bus_cache.index.changes import AgentSnapshot, Change, Held, HostDeleted, So
 from bus_cache.index.writer import SchemaError, Unavailable, Writer
 from consumers import events, evidence
 from consumers.agents import Agents
-from consumers.bus import RESTARTED, Bus, BusError, Delivery, Topology
+from consumers.bus import Bus, BusError, Delivery, Topology
 from consumers.measures import BOOTS, Measures
 from consumers.pacing import Backoff, Limit
 from consumers.sweep import Sweep
@@ -53,6 +53,10 @@ DEPTH = 10.0
 
 RENEWAL = 30.0
 """Seconds between declarations of our queue while we do not read it: it must not expire."""
+
+STEADY = 30.0
+"""Seconds for which a connection must have held for the next one to be tried at once when it ends:
+one that ends as soon as it is used must not be made anew ten times a second."""
 
 LONGEST_PAUSE = 5.0
 """Seconds between two tries at a Redis that is away, at the most; half a minute for a broker."""
@@ -210,23 +214,25 @@ class Consumer:
         """Read until :meth:`stop`. A broker or a Redis that is away is waited for."""
         pause = Backoff(30.0)
         while not self._stop.is_set():
-            failure = ""
+            failure, connected = "", 0.0
             self.measures.turn = time.monotonic()
             self._seen_empty = self._caught_up = False
             try:
                 self._bus.open()
                 self._bus.consume()
+                connected = time.monotonic()
                 self.counts["connections"] += 1
                 self._broker.up(f"reading {', '.join(self._bus.topology.queues)}")
                 self._steady_since = time.monotonic()
                 self._tell_of_loss()
                 self._next_look = 0.0
                 self._waiting = None
-                pause.reset()
                 self._read()
             except BusError as error:
                 failure = str(error)
             finally:
+                if connected and time.monotonic() - connected >= STEADY:
+                    pause.reset()
                 self._forget()
                 self._bus.close()
             if failure:
@@ -382,7 +388,8 @@ class Consumer:
         missed, self._bus.missed = self._bus.missed, ""
         if missed:
             self._on_loss(missed)
-        if missed == RESTARTED and self._agents is not None:  # what they said waited there
+        restarted, self._bus.restarted = self._bus.restarted, False
+        if restarted and self._agents is not None:  # what they said waited there
             self._agents.ask_all()
 
     def _attend(self, now: float) -> None:
