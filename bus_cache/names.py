@@ -74,7 +74,8 @@ class Keys:
                                       since when the server used which images there (its own, then
                                       kernel and ramdisk), or, empty, that it left; the newest first
     ``services``              HASH    host -> msgpack [stamp in ms, whether nova-compute is up]
-    ``ageing``                ZSET    host -> oldest stamp of a change since the last ageing sweep
+    ``ageing``                ZSET    host -> oldest stamp of a change since the last ageing sweep;
+                                      with a half: one is at work, and nothing changed since
     ``claim:<name>``          STRING  one consumer does this now; expires
     ``wanted:<name>``         STRING  why this is to be done; goes when it is done (``reconcile``:
                                       the comparison with Nova's API)

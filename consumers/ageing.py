@@ -38,7 +38,13 @@ _RAW = 20
 """Bytes of a raw fingerprint."""
 
 REMEMBER = 7 * 24 * 3600 * 1000
-"""Milliseconds for which it is remembered that a server left, at the least: no message is later."""
+"""Milliseconds for which it is remembered that a server left, at the least, but for :data:`MANY`
+of them: no message is later."""
+
+MANY = 5000
+"""Rows of one host beyond which a server that left is remembered only while its use matters. It is
+half of what the index has room for (``servers_per_host`` in bus_cache/index/lua/prelude.lua): where
+servers live for minutes, those that left in a week would leave none for those that live."""
 
 _DEFAULT_INTERVAL = 60
 """Seconds between the passes where ``manager_interval`` is 0: oslo.service's default."""
@@ -76,9 +82,14 @@ class Policy(NamedTuple):
         return self.minimum_age + self.interval
 
     @property
-    def keep(self) -> int:
+    def matters(self) -> int:
         """Milliseconds for which it matters that a server used an image."""
-        return max(REMEMBER, self.wait + self.interval)
+        return self.wait + self.interval
+
+    @property
+    def keep(self) -> int:
+        """Milliseconds for which it is remembered that a server left."""
+        return max(REMEMBER, self.matters)
 
 
 class Use(NamedTuple):
@@ -224,6 +235,7 @@ def _judge(
     used: dict[bytes, list[tuple[int, int | None]]] = {}
     forget: list[tuple[bytes, bytes]] = []
     looks: list[int] = []
+    keep = policy.matters if len(uses) > MANY else policy.keep
     for server, row in uses.items():
         use = use_of(row)
         if use is None:
@@ -232,8 +244,8 @@ def _judge(
         for fingerprint, begin, end in use.intervals():
             used.setdefault(fingerprint, []).append((begin, end))
         if not use.image:
-            if use.newest + policy.keep <= now:
+            if use.newest + keep <= now:
                 forget.append((server, row))
             else:
-                looks.append(use.newest + policy.keep - policy.wait)
+                looks.append(use.newest + keep - policy.wait)
     return used, forget, looks

@@ -44,9 +44,6 @@ _DROPPED_BYTES = 1024 * 1024
 _DEATHS = ("maxlen", "delivery_limit", "expired", "rejected")
 """Why RabbitMQ moves a message from our queue. Whoever may publish can claim anything."""
 
-RESTARTED = "the broker was started anew"
-"""Why something may be missed, see :attr:`Bus.missed`."""
-
 _BASIC = 60
 """AMQP's class of methods and properties for messages."""
 
@@ -154,6 +151,8 @@ class Bus:
 
     :ivar missed: why something that was published before :meth:`open` may not be in our queue;
         empty: all is. For who uses this to reset.
+    :ivar restarted: the broker was started anew, or lost its disk, since one of us was here: what
+        agents had said may be gone, too. For who uses this to reset.
     :ivar incomplete: an exchange was absent, and :meth:`renew` may find it.
     """
 
@@ -184,6 +183,7 @@ class Bus:
         self._reads_agents = False
         self._may_read_agents = topology.agents
         self.missed = ""
+        self.restarted = False
         self.incomplete = False
         self._known_queues: set[str] = set()
         self._said: dict[str, str] = {}
@@ -363,7 +363,8 @@ class Bus:
             except amqp_exceptions.NotFound:
                 with connection.channel() as channel:
                     channel.exchange_declare(name, "fanout", durable=durable, auto_delete=False)
-                self.missed = self.missed or RESTARTED
+                self.missed = self.missed or "the broker was started anew"
+                self.restarted = True
         except amqp_exceptions.ChannelError as error:
             self._say_once(
                 "declare witness",
@@ -732,7 +733,10 @@ def unread(connection: Connection, topology: Topology) -> dict[str, int]:
     """
     waiting = {}
     for name in topology.default_queues if topology.pool else ():
-        found = passive(connection, name)
+        found = None
+        # on a broker of the cluster that is down: others' business, no reason to stop reading ours
+        with contextlib.suppress(amqp_exceptions.NotFound):
+            found = passive(connection, name)
         if found is not None and found.consumer_count == 0 and found.message_count:
             waiting[name] = found.message_count
     return waiting

@@ -22,7 +22,7 @@ from bus_cache.index.changes import AgentSnapshot, Change, Held, HostDeleted, So
 from bus_cache.index.writer import SchemaError, Unavailable, Writer
 from consumers import events, evidence
 from consumers.agents import Agents
-from consumers.bus import RESTARTED, Bus, BusError, Delivery, Topology
+from consumers.bus import Bus, BusError, Delivery, Topology
 from consumers.measures import BOOTS, Measures
 from consumers.pacing import Backoff, Limit
 from consumers.sweep import Sweep
@@ -53,6 +53,10 @@ DEPTH = 10.0
 
 RENEWAL = 30.0
 """Seconds between declarations of our queue while we do not read it: it must not expire."""
+
+STEADY = 30.0
+"""Seconds for which a connection must have held for the next one to be tried at once when it ends:
+one that ends as soon as it is used must not be made anew ten times a second."""
 
 LONGEST_PAUSE = 5.0
 """Seconds between two tries at a Redis that is away, at the most; half a minute for a broker."""
@@ -122,6 +126,7 @@ class Consumer:
         *,
         agents: Agents | None = None,
         sweep: Sweep | None = None,
+        may_sweep: Callable[[], bool] = lambda: True,
         on_loss: Callable[[str], None] | None = None,
         patience: float = PATIENCE,
     ) -> None:
@@ -129,6 +134,8 @@ class Consumer:
 
         :param agents: looks after the agents of this bus.
         :param sweep: takes out what has aged out.
+        :param may_sweep: tells whether what else writes this keyspace has caught up, too: what
+            waits on another bus may tell that an image is in use.
         :param on_loss: is told why the index may lack something that was on this bus.
         :param patience: seconds; see :data:`PATIENCE`.
         """
@@ -138,6 +145,7 @@ class Consumer:
         self.rules = rules
         self._agents = agents
         self._sweep = sweep
+        self._may_sweep = may_sweep
         for each in (agents, sweep):
             if each is not None:
                 each.counts = self.counts
@@ -152,7 +160,7 @@ class Consumer:
         self._weight = 0
         self._unacknowledged = 0
         self._steady_since = 0.0
-        self._caught_up = False
+        self._seen_empty = self._caught_up = False
         self._first = 0.0
         self._oldest = 0.0
         self._redis = _State(f"Redis (for {self._bus})")
@@ -187,6 +195,11 @@ class Consumer:
         return self._writer
 
     @property
+    def caught_up(self) -> bool:
+        """Whether all that waited on the bus is in the index, and what comes gets there at once."""
+        return self._caught_up and self._bus.consuming
+
+    @property
     def waits_for(self) -> dict[str, str]:
         """What is away, and why: of ``bus`` and ``redis``; empty where all works."""
         states = {"bus": self._broker, "redis": self._redis}
@@ -201,23 +214,25 @@ class Consumer:
         """Read until :meth:`stop`. A broker or a Redis that is away is waited for."""
         pause = Backoff(30.0)
         while not self._stop.is_set():
-            failure = ""
+            failure, connected = "", 0.0
             self.measures.turn = time.monotonic()
+            self._seen_empty = self._caught_up = False
             try:
                 self._bus.open()
                 self._bus.consume()
+                connected = time.monotonic()
                 self.counts["connections"] += 1
                 self._broker.up(f"reading {', '.join(self._bus.topology.queues)}")
                 self._steady_since = time.monotonic()
-                self._caught_up = False
                 self._tell_of_loss()
                 self._next_look = 0.0
                 self._waiting = None
-                pause.reset()
                 self._read()
             except BusError as error:
                 failure = str(error)
             finally:
+                if connected and time.monotonic() - connected >= STEADY:
+                    pause.reset()
                 self._forget()
                 self._bus.close()
             if failure:
@@ -273,6 +288,7 @@ class Consumer:
             failure = str(error)
         if failure:
             self._redis.down(failure)
+            self._seen_empty = self._caught_up = False
             if self._bus.consuming and (much or self._redis.seconds_down() >= self._patience):
                 self.counts["given_back"] += self._unacknowledged
                 LOG.warning(
@@ -288,7 +304,6 @@ class Consumer:
         if not self._redis.is_up:
             self._redis.up("in use")
             self._steady_since = time.monotonic()
-            self._caught_up = False
             self._warn_of_eviction()
         acknowledged = self._unacknowledged
         self._forget()
@@ -339,11 +354,9 @@ class Consumer:
             self._tell_that_we_read(now)
             self._attend(now)
             if self._sweep is not None and self._bus.consuming:
-                # what waits on the bus may tell that an image is in use
-                if self._caught_up:
+                self._see_whether_caught_up()
+                if self._caught_up and self._may_sweep():
                     self._sweep.run(self._writer)
-                else:  # then it is written by the next time
-                    self._caught_up = self._bus.waiting() == 0
             if self._purge or now >= self._next_upkeep:
                 self._take_out_ignored()
                 self._purge = False
@@ -356,6 +369,14 @@ class Consumer:
             failure = str(error)
         if failure:
             self._redis.down(failure)
+            self._seen_empty = self._caught_up = False
+
+    def _see_whether_caught_up(self) -> None:
+        """What waits on the bus may tell that an image is in use."""
+        if self._seen_empty:  # what had been handed out then is written by now
+            self._caught_up = True
+        else:
+            self._seen_empty = self._bus.waiting() == 0
 
     def _tell_that_we_read(self, now: float) -> None:
         if self._bus.consuming and now >= self._next_telling:
@@ -367,7 +388,8 @@ class Consumer:
         missed, self._bus.missed = self._bus.missed, ""
         if missed:
             self._on_loss(missed)
-        if missed == RESTARTED and self._agents is not None:  # what they said waited there
+        restarted, self._bus.restarted = self._bus.restarted, False
+        if restarted and self._agents is not None:  # what they said waited there
             self._agents.ask_all()
 
     def _attend(self, now: float) -> None:

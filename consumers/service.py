@@ -103,7 +103,11 @@ def consumers(conf: cfg.ConfigOpts, on_loss: Callable[[str], None] | None = None
     :param on_loss: is told why the index may lack something.
     """
     topology = Topology.from_conf(conf)
-    found = []
+    found: list[Consumer] = []
+
+    def all_caught_up() -> bool:
+        return all(each.caught_up for each in found)
+
     for each in transport.transports(conf):
         agents = Agents(Asker(conf, each), times(conf))
         found.append(
@@ -114,6 +118,7 @@ def consumers(conf: cfg.ConfigOpts, on_loss: Callable[[str], None] | None = None
                 rules(conf),
                 agents=agents,
                 sweep=Sweep(ageing_policy(conf)),
+                may_sweep=all_caught_up,
                 on_loss=on_loss,
             )
         )

@@ -492,13 +492,19 @@ class RabbitMQ(Server):
     password: ClassVar[str] = "test"
     stop_timeout: ClassVar[float] = 60.0
 
-    def __init__(self, *config: str, directory: Path | None = None) -> None:
-        """``config``: more lines for rabbitmq.conf, such as another listener."""
+    def __init__(
+        self, *config: str, directory: Path | None = None, joins: RabbitMQ | None = None
+    ) -> None:
+        """``config``: more lines for rabbitmq.conf, such as another listener. ``joins``: the first
+        broker of the cluster that this one becomes part of; it runs for longer."""
         super().__init__(directory)
+        if joins is not None:
+            config = (*config, f"cluster_formation.classic_config.nodes.1 = {joins.node}")
         self.config = config
+        self._joins = joins
         self.node = f"test{self.port}@localhost"
         self._distribution_port = free_port()
-        self._epmd_port = free_port()
+        self._epmd_port = free_port() if joins is None else joins._epmd_port
         self._epmd: Process | None = None
 
     @property
@@ -583,7 +589,11 @@ class RabbitMQ(Server):
         return bool(consumers)
 
     def start(self) -> Self:
-        if self._epmd is None or not self._epmd.running:
+        if self._joins is not None:
+            cookie = self.directory / ".erlang.cookie"
+            cookie.unlink(missing_ok=True)  # it is read-only
+            shutil.copy2(self._joins.directory / cookie.name, cookie)
+        elif self._epmd is None or not self._epmd.running:
             self._epmd = Process(
                 [
                     program("epmd", "rabbitmq-server"),

@@ -402,7 +402,7 @@ class Writer:
             {raw: row for raw, row in rows.items() if row is not None},
             uses,
             (state[0], state[1] is True) if len(state) == 2 and type(state[0]) is int else None,
-            int(newest) if newest and abs(newest) < 2**53 else 0,
+            max(int(newest) if newest and abs(newest) < 2**53 else 0, _last_word(agent)),
         )
 
     def deleted_images(self, fingerprints: Sequence[bytes]) -> set[bytes]:
@@ -711,6 +711,12 @@ def _numbers(value: bytes) -> tuple[int, ...] | None:
 def _is_managed(value: bytes) -> bool:
     row = _list(value)
     return len(row) >= 8 and row[5] is True
+
+
+def _last_word(agent: bytes | None) -> int:
+    """Return the stamp of an agent's newest word: while it decides, `hosts` need not know it."""
+    row = _list(agent)
+    return row[4] if len(row) >= 8 and type(row[4]) is int else 0
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

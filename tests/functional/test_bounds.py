@@ -24,13 +24,16 @@ from bus_cache.index.changes import (
     Held,
     ImageSize,
     InUse,
+    NotInUse,
     Said,
     ServiceState,
     Source,
 )
 from bus_cache.index.listing import Listing
 from bus_cache.index.writer import MOST_USES, Writer
+from consumers.ageing import Policy
 from consumers.consumer import MOST_CHANGES, Consumer
+from consumers.sweep import Sweep
 from tests import keyspace, servers
 from tests.consuming import TOPOLOGY, rabbit_transport, running
 from tests.functional.test_consumer import depth, in_hand
@@ -185,6 +188,19 @@ def test_of_one_server_only_the_newest_uses_are_remembered(raw: Any, writer: Wri
     assert len(row) < MOST_USES * 31
     assert bytes.fromhex(names.fingerprint("image-499")) in row
     assert bytes.fromhex(names.fingerprint(f"image-{499 - MOST_USES}")) not in row
+
+
+def test_servers_that_left_make_room_for_those_that_come(raw: Any, writer: Writer) -> None:
+    """Of a host whose servers live for minutes."""
+    left = NOW - 2 * 86_400_000
+    writer.apply(NotInUse("h", SERVER % number, left) for number in range(SERVERS_PER_HOST))
+    new = InUse("h", SERVER % SERVERS_PER_HOST, "i", NOW)
+    writer.apply([new])
+    assert full(raw) == {"servers_per_host": 1}
+    Sweep(Policy.of(2400, True, 86_400)).run(writer)
+    writer.apply([new])
+    assert raw.hlen(KEYS.uses("h")) == 1
+    assert full(raw) == {"servers_per_host": 1}
 
 
 def test_sequences_beyond_a_gap_are_bounded(raw: Any, writer: Writer) -> None:

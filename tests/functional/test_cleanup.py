@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -155,6 +156,30 @@ def test_what_nova_removes_is_predicted(
         assert each.stop() == 0
     lines = [line for each in programs for line in each.lines("stopping") if "aged_out" in line]
     assert sum(int(line.partition("aged_out ")[2].split(",")[0]) for line in lines) == 5
+
+
+def test_nothing_ages_out_while_another_bus_is_not_read(
+    rabbit: servers.RabbitMQ, redis_server: servers.Redis, tmp_path: Path
+) -> None:
+    """What waits there may tell that an image is in use."""
+    redis_server.client().flushall()
+    cell = servers.RabbitMQ()  # not there yet
+    urls = f"transport_url = {rabbit.url}\ntransport_url = {cell.url}\n"
+    ageing = "[image_cache]\nmanager_interval = 1\nremove_unused_original_minimum_age_seconds = 2\n"
+    program = Program(tmp_path, configuration(rabbit.url, redis_server.url, urls + ageing))
+    try:
+        program.start().reading()
+        with contextlib.closing(Cloud(rabbit.url)) as cloud:
+            cloud.server("instance.rescue.end", "h1", str(uuid.uuid4()), "b", rescue_image_ref="a")
+        wait_for(lambda: sets(redis_server) == {IMAGE_A: {"h1"}})
+        time.sleep(7)  # with one bus it is gone after 5 s
+        assert sets(redis_server) == {IMAGE_A: {"h1"}}
+        with cell.start():
+            wait_for(lambda: sets(redis_server) == {})
+            assert program.stop() == 0
+    finally:
+        program.kill()
+        cell.close()
 
 
 def test_a_host_without_service_leaves(

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kombu
 import pytest
 
 from bus_cache import names
 from bus_cache.index.changes import Held, Source
 from bus_cache.index.writer import Writer
+from consumers import bus as buses
+from consumers import consumer as consuming
 from consumers import reconcile, service
+from consumers.agents import SPREAD, Agents, Times
 from tests import keyspace, publisher, servers
 from tests.chaos.proxy import Proxy
-from tests.consuming import rabbit_transport, running
+from tests.consuming import TOPOLOGY, rabbit_transport, running
 from tests.program import Program, configuration, wait_for
 
 NOW = int(time.time() * 1000)
@@ -100,6 +106,99 @@ def test_a_broker_that_was_started_anew_may_have_routed_nothing_to_us(
             wait_for(lambda: keyspace.sets(redis_server.client()))
     assert told == ["our queue was new", "the broker was started anew"]
     assert set(keyspace.sets(redis_server.client())) == {names.fingerprint("image-2")}
+
+
+class Asked:
+    """Whom agents are asked by; notes when all are."""
+
+    def __init__(self) -> None:
+        self.spreads: list[float] = []
+
+    def snapshots(self, spread: float) -> None:
+        self.spreads.append(spread)
+
+    def listening(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+def test_a_broker_that_lost_its_disk_lost_what_agents_had_said(
+    redis_server: servers.Redis,
+) -> None:
+    """Our queue is new then, too: that is no reason to ask no agent."""
+    redis_server.client().flushall()
+    told: list[str] = []
+    asked = Asked()
+    with servers.RabbitMQ() as rabbit:
+        bus = rabbit_transport(rabbit)
+        with running(bus, redis_server, agents=Agents(asked, Times())):  # type: ignore[arg-type]
+            wait_for(lambda: len(asked.spreads) == 2)  # a new bus, and an index that has nothing
+        asked.spreads.clear()
+        rabbit.kill()
+        shutil.rmtree(rabbit.directory / "mnesia")
+        rabbit.start()
+        agents = Agents(asked, Times())  # type: ignore[arg-type]
+        with running(bus, redis_server, agents=agents, on_loss=told.append):
+            wait_for(lambda: told == ["our queue was new"])
+            wait_for(lambda: asked.spreads == [SPREAD])
+
+
+def test_a_queue_of_others_whose_broker_is_down_stops_nobody(redis_server: servers.Redis) -> None:
+    """Of a cluster of two, the one with a default queue of Nova's is down: ours is read."""
+    with servers.RabbitMQ() as one, servers.RabbitMQ(joins=one) as two:
+        for server, name in ((one, "notifications.error"), (two, "notifications.info")):
+            with kombu.Connection(server.amqp_url) as connection, connection.channel() as channel:
+                channel.queue_declare(name, durable=True)
+                connection.Producer(channel).publish("x", routing_key=name)
+        two.stop()
+        with buses.connect(rabbit_transport(one), one.amqp_url) as connection:
+            with pytest.raises(Exception, match="home node"):
+                buses.passive(connection, "notifications.info")
+            wait_for(lambda: buses.unread(connection, TOPOLOGY) == {"notifications.error": 1})
+        with running(rabbit_transport(one), redis_server) as consumer:
+            wait_for(lambda: consumer._waiting == {"notifications.error": 1})
+            assert consumer.counts["connections"] == 1
+
+
+class Pauses(threading.Event):
+    """Notes for how long it is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0.0)
+        return super().wait(timeout)
+
+
+@pytest.mark.parametrize(("steady", "pauses"), [(30.0, [0.1, 0.2, 0.4]), (0.0, [0.1, 0.1, 0.1])])
+def test_a_connection_that_ends_at_once_comes_back_ever_later(
+    rabbit: servers.RabbitMQ,
+    redis_server: servers.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    steady: float,
+    pauses: list[float],
+) -> None:
+    """One that held for long comes back at once."""
+    monkeypatch.setattr(consuming, "STEADY", steady)
+    noted = Pauses()
+    proxy = Proxy(rabbit.port)
+    proxy.start()
+    try:
+        url = rabbit.amqp_url.replace(f":{rabbit.port}", f":{proxy.port}")
+        bus = buses.Transport((url,), "rabbit", {"heartbeat": 2})
+        with running(bus, redis_server) as consumer:
+            consumer._stop = noted
+            for number in range(1, 4):
+                wait_for(lambda: consumer.counts["connections"] == number)  # noqa: B023
+                proxy.cut()
+            wait_for(lambda: consumer.counts["connections"] == 4)
+            assert noted.seconds == pauses
+    finally:
+        proxy.close()
 
 
 @pytest.mark.parametrize("hangs", ["broker", "redis"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgpack
@@ -33,7 +33,7 @@ from bus_cache.index.changes import (
     Source,
 )
 from bus_cache.index.writer import FETCH_MOST, MOST_USES, Writer
-from consumers import ageing, sweep
+from consumers import ageing, reconcile, sweep
 from tests import keyspace, servers
 
 KEYSPACE = "agents"
@@ -648,6 +648,42 @@ def test_what_is_due_leaves(writer: Writer, raw: redis.Redis) -> None:
     assert writer.ageing(T0 + 10**9, T0) == []
 
 
+@pytest.mark.parametrize("when", ["before", "taken", "read", "after"])
+def test_a_server_that_leaves_in_the_middle_of_a_sweep(
+    writer: Writer, raw: redis.Redis, when: str
+) -> None:
+    """Its image leaves on time, at whichever moment of a sweep that comes."""
+    policy = ageing.Policy.of(60, True, 600)
+
+    def come(moment: str) -> None:
+        if moment == when:
+            apply(writer, NotInUse("h", SERVER_1, T0))
+
+    def look(now: int, come: Callable[[str], None] = lambda moment: None) -> list[bytes]:
+        before = now - policy.wait
+        hold = before + sweep.HOLD
+        come("before")
+        if not writer.ageing(before, hold):
+            return []
+        come("taken")
+        known = writer.usage("h")
+        come("read")
+        about = {"service": known.service, "newest": known.newest, "now": now}
+        found = ageing.outlook(policy, known.evidence, known.uses, **about)
+        return writer.age("h", found.due, found.forget, hold, found.next)
+
+    begin = T0 - 1_800_000
+    apply(writer, Held("h", "i", begin, Source.CREATE), InUse("h", SERVER_1, "i", begin))
+    assert look(T0, come) == []
+    come("after")
+    assert sets(raw) == {IMAGE_I: {"h"}}
+    assert look(T0 + sweep.HOLD) == []
+    assert look(T0 + policy.wait) == [bytes.fromhex(IMAGE_I)]
+    assert sets(raw) == {}
+    # and then nobody looks there until the server is to be forgotten
+    assert writer.ageing(T0 + policy.wait, T0) == []
+
+
 def test_a_kernel_and_a_ramdisk_are_used(writer: Writer, raw: redis.Redis) -> None:
     """As the image itself is, whatever was judged before."""
     due = [(bytes.fromhex(each), T0) for each in (IMAGE_I, IMAGE_J, IMAGE_K)]
@@ -666,6 +702,19 @@ def test_an_agents_host_does_not_age(writer: Writer, raw: redis.Redis) -> None:
     apply(writer, snapshot("h", 1, 0, 10, IMAGE_I))
     assert writer.age("h", [(bytes.fromhex(IMAGE_I), T0 + 99)], [], T0, None) == []
     assert sets(raw) == {IMAGE_I: {"h"}}
+
+
+def test_an_agents_word_is_the_newest_of_its_host(writer: Writer) -> None:
+    """So a host is not believed to be gone whose agent spoke since Nova was asked."""
+    apply(writer, held("h", "i", 5), snapshot("h", 1, 0, 10, IMAGE_I))
+    assert writer.usage("h").newest == T0 + 10
+    apply(writer, said("h", 1, 1, 20, IMAGE_J))
+    known = writer.usage("h")
+    assert (known.managed, known.newest) == (True, T0 + 20)
+    assert reconcile.compare_unknown("h", known, T0 + 20) == []
+    assert len(reconcile.compare_unknown("h", known, T0 + 21)) == 1
+    apply(writer, held("h", "i", 30))
+    assert writer.usage("h").newest == T0 + 30
 
 
 def test_a_task_is_claimed_by_one(writer: Writer, raw: redis.Redis) -> None:

@@ -206,6 +206,20 @@ def test_rows_are_forgotten() -> None:
     ]
 
 
+def test_where_many_servers_come_and_go_those_that_left_are_forgotten_early() -> None:
+    """As soon as it no longer matters that they used an image, and never one that is there."""
+    assert POLICY.matters == POLICY.wait + POLICY.interval
+    old = row(NOW - POLICY.matters, LEFT, 1, A)
+    young = row(NOW - POLICY.matters + 1, LEFT, 1, A)
+    there = {b"%d" % number: row(1, A) for number in range(ageing.MANY - 2)}
+    few = look({}, {**there, b"old": old, b"young": young})
+    assert few.forget == []
+    assert few.next == NOW - POLICY.matters + POLICY.keep - POLICY.wait
+    many = look({}, {**there, b"old": old, b"young": young, b"new": row(1, A)})
+    assert many.forget == [(b"old", old)]
+    assert many.next == NOW + 1 - POLICY.wait
+
+
 # -- rows ----------------------------------------------------------------------------------
 
 

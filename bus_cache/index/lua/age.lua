@@ -35,9 +35,10 @@ if not (r and r.managed) then
     end
   end
 end
-local before, now = tonumber(ARGV[5]), tonumber(redis.call('ZSCORE', prefix .. 'ageing', host) or nil)
+local before, now = ARGV[5] + 0.5, tonumber(redis.call('ZSCORE', prefix .. 'ageing', host) or nil)
 local next_look = tonumber(ARGV[6])
-if now and now < before then -- something changed meanwhile
+if now and now ~= before then -- something changed meanwhile
+  now = math.floor(now)
   next_look = math.min(now, next_look or now)
 end
 if next_look then

@@ -4,7 +4,8 @@
 --   <prefix>adopt   STRING  ZSCAN cursor, while hosts of schema 1 are taken over, which had no ageing
 --   <prefix>hosts   ZSET    host -> stamp in ms of its newest evidence
 -- ARGV[2]  ms: hosts with nothing that is at least so old are left
--- ARGV[3]  ms: what the host's entry becomes until the sweep is done, so that others leave it
+-- ARGV[3]  ms: what the host's entry becomes until the sweep is done, so that others leave it; with a half, which
+--          goes with the first change (see changed())
 -- ARGV[4]  hosts, at the most
 -- ARGV[5]  now in ms
 -- Returns the hosts.
@@ -19,5 +20,5 @@ if adopt then
   end
 end
 local hosts = redis.call('ZRANGEBYSCORE', prefix .. 'ageing', '-inf', ARGV[2], 'LIMIT', 0, ARGV[4])
-for _, host in ipairs(hosts) do redis.call('ZADD', prefix .. 'ageing', ARGV[3], host) end
+for _, host in ipairs(hosts) do redis.call('ZADD', prefix .. 'ageing', ARGV[3] + 0.5, host) end
 return hosts

@@ -104,10 +104,12 @@ local function hex(raw)
   return (string.gsub(raw, '.', digits))
 end
 
--- remember that something changed on a host, for the ageing sweep
+-- Remember that something changed on a host, for the ageing sweep. A sweep that is at work there has added a half
+-- to the entry: taken off, it tells that sweep that what it judges is no longer all.
 local function changed(host, stamp)
   local known = tonumber(redis.call('ZSCORE', prefix .. 'ageing', host) or nil)
-  if not known or stamp < known then redis.call('ZADD', prefix .. 'ageing', stamp, host) end
+  local entry = known and math.min(stamp, math.floor(known)) or stamp
+  if entry ~= known then redis.call('ZADD', prefix .. 'ageing', entry, host) end
 end
 
 local function heard_of(host, stamp)
