@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import bus_cache.web
 from bus_cache.conf.types import Address, ListenAddress
 from bus_cache.web import server
 from bus_cache.web.server import Answer, Server
@@ -164,6 +165,7 @@ def test_without_the_library_the_answer_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delitem(sys.modules, "bus_cache.web.exposition", raising=False)
+    monkeypatch.delattr(bus_cache.web, "exposition", raising=False)  # where a test imported it
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     answer = server.scraped((), dict)()
     assert answer.status == 501
