@@ -502,9 +502,9 @@ class RabbitMQ(Server):
             config = (*config, f"cluster_formation.classic_config.nodes.1 = {joins.node}")
         self.config = config
         self._joins = joins
-        self.node = f"test{self.port}@localhost"
+        self.node: str = f"test{self.port}@localhost"
         self._distribution_port = free_port()
-        self._epmd_port = free_port() if joins is None else joins._epmd_port
+        self._epmd_port: int = free_port() if joins is None else joins._epmd_port
         self._epmd: Process | None = None
 
     @property
