@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -28,6 +29,23 @@ _COMPLAINTS_SHOWN = 5
 
 class CommandError(Exception):
     """A command can't do what it should; the text says why, in one sentence."""
+
+
+@contextlib.contextmanager
+def consumer_extra(what: str) -> Iterator[None]:
+    """Import in the ``with`` block what comes with the extra ``consumer``.
+
+    :param what: needs it, for people.
+    :raises CommandError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():  # oslo.messaging's imports speak of eventlet
+            warnings.simplefilter("ignore")
+            yield
+    except ModuleNotFoundError as error:
+        raise CommandError(
+            f"{what} needs pip install 'bus-cache[consumer]' ({error.name} is missing)"
+        ) from None
 
 
 class Index(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -76,14 +75,8 @@ exit codes:
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         """Look, then judge."""
-        try:
-            with warnings.catch_warnings():  # oslo.messaging's imports speak of eventlet
-                warnings.simplefilter("ignore")
-                from consumers import diagnosis, doctor  # noqa: PLC0415 (an extra)
-        except ModuleNotFoundError as error:
-            raise command.CommandError(
-                f"doctor needs pip install 'bus-cache[consumer]' ({error.name} is missing)"
-            ) from None
+        with command.consumer_extra("doctor"):
+            from consumers import diagnosis, doctor  # noqa: PLC0415 (an extra)
         conf, read = doctor.options(self.config_arguments())
         if conf is not None and self.app.stderr.isatty():
             self.app.stderr.write(f"Listening for {parsed_args.seconds} s ...\n")

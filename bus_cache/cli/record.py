@@ -6,7 +6,6 @@ import argparse
 import os
 import secrets
 import time
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -48,15 +47,9 @@ examples:
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         """Record."""
-        try:
-            with warnings.catch_warnings():  # oslo.messaging's imports speak of eventlet
-                warnings.simplefilter("ignore")
-                from bus_cache.conf import messaging  # noqa: PLC0415 (an extra)
-                from consumers import bus, recording, tap, transport  # noqa: PLC0415
-        except ModuleNotFoundError as error:
-            raise command.CommandError(
-                f"recording needs pip install 'bus-cache[consumer]' ({error.name} is missing)"
-            ) from None
+        with command.consumer_extra("recording"):
+            from bus_cache.conf import messaging  # noqa: PLC0415 (an extra)
+            from consumers import bus, recording, tap, transport  # noqa: PLC0415
         conf = configuration.load(
             self.app.NAME, self.config_arguments(), opts.CONSUMER_GROUPS, messaging.register
         )
@@ -130,14 +123,8 @@ examples:
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         """Replay."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                from consumers import recording, replay  # noqa: PLC0415 (an extra)
-        except ModuleNotFoundError as error:
-            raise command.CommandError(
-                f"replaying needs pip install 'bus-cache[consumer]' ({error.name} is missing)"
-            ) from None
+        with command.consumer_extra("replaying"):
+            from consumers import recording, replay  # noqa: PLC0415 (an extra)
         if not names.KEYSPACE_PATTERN.match(parsed_args.keyspace):
             raise command.CommandError(f"{parsed_args.keyspace!a} can't be a keyspace")
         with self.index(check_schema=False) as index:
