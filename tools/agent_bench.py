@@ -108,7 +108,8 @@ class Reader:
         now = time.monotonic()
         said = json.loads(json.loads(message.body)["oslo.message"])
         if said["event_type"] == protocol.SNAPSHOT:
-            self.snapshots.release()
+            if not said["payload"]["leaving"]:  # the goodbye of the agent before
+                self.snapshots.release()
         else:
             self.came[said["event_type"], said["payload"]["image"]] = now
 

@@ -646,6 +646,8 @@ _GROUPS: tuple[tuple[tuple[type, ...], int], ...] = (
 )
 """What one script call can take, and how many of it."""
 
+_GROUP_OF = {kind: number for number, (kinds, _) in enumerate(_GROUPS) for kind in kinds}
+
 
 def _groups(changes: Iterable[Change]) -> Iterator[Sequence[Change]]:
     """Yield statements of one kind that one script call can take; what is said twice, once.
@@ -658,8 +660,11 @@ def _groups(changes: Iterable[Change]) -> Iterator[Sequence[Change]]:
     for change in changes:
         about = _about(change)
         newest[about] = _newer(newest[about], change) if about in newest else change
-    for kinds, size in _GROUPS:
-        yield from _chunks([c for c in newest.values() if isinstance(c, kinds)], size)
+    groups: dict[int, list[Change]] = {}
+    for change in newest.values():
+        groups.setdefault(_GROUP_OF[type(change)], []).append(change)
+    for number, group in sorted(groups.items()):
+        yield from _chunks(group, _GROUPS[number][1])
 
 
 def _about(change: Change) -> object:

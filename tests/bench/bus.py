@@ -101,11 +101,14 @@ class Scene:
         # a backlog of 200,000 messages is larger than what the broker would keep by default
         self.config.write_text(
             program.configuration(rabbit.url, redis.url, f"queue_max_bytes = {2**31}\n")
+            # all three queues are on disk: by default a listener's is not, which is faster, and
+            # gone with the broker
+            + "[oslo_messaging_rabbit]\namqp_durable_queues = true\n"
         )
         self.bodies = Bodies()
         self._connection = Connection(rabbit.amqp_url)
         self._channel = self._connection.channel()
-        self._channel.exchange_declare("nova", "topic", durable=False, auto_delete=False)
+        self._channel.exchange_declare("nova", "topic", durable=True, auto_delete=False)
         self._channel.queue_declare(peer.QUEUES["kombu"], durable=True, auto_delete=False)
         for name in ("ours", "oslo"):
             with self.running(name):

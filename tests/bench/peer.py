@@ -42,6 +42,7 @@ def oslo(rabbit: str, redis_url: str, stopped: threading.Event) -> None:
     conf([], default_config_files=[])
     transport = oslo_messaging.get_notification_transport(conf, url=rabbit)
     conf.set_override("rabbit_qos_prefetch_count", PREFETCH, group="oslo_messaging_rabbit")
+    conf.set_override("amqp_durable_queues", True, group="oslo_messaging_rabbit")
     listener = oslo_messaging.get_notification_listener(
         transport,
         [oslo_messaging.Target(topic="versioned_notifications", exchange="nova")],

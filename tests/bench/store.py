@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -120,43 +121,47 @@ def _snapshots(size: Size) -> Iterator[Row]:
 
 
 def _everything_again(size: Size) -> Iterator[Row]:
-    """Measure all agents' snapshots after FLUSHALL: how long, and the longest script call."""
-    with _redis() as (client, index):
-        client.config_set("slowlog-log-slower-than", 1000)
-        client.config_set("slowlog-max-len", 100_000)
-        client.flushall()
-        client.slowlog_reset()
-        start, used, each = time.monotonic(), _processor(client), []
-        for number in range(size.agents):
-            before = _processor(client)
-            index.apply([_snapshot(f"compute{number}.example.org", IMAGES)])
-            each.append(1000 * (_processor(client) - before))
-        took, used = time.monotonic() - start, _processor(client) - used
-        slow = [
-            call["duration"] / 1000
-            for call in client.slowlog_get(100_000)
-            if call["command"].upper().startswith(b"EVALSHA")
-        ]
+    """Measure all agents' snapshots after FLUSHALL: how long, and the longest script call.
+
+    Twice, and of each call the shorter one counts: what the machine does in between hits another
+    call each time, what a call itself takes is the same.
+    """
+    took, used = zip(*(_refill(size.agents) for _ in range(2)), strict=True)
     goal = 60 * size.agents / HOSTS  # the goal is for all of them
     yield Row(
         f"snapshots of {size.agents:,} agents after FLUSHALL, 200 images each",
-        took,
+        max(took),
         None,
         "s",
         goal,
         bounds="ours",
     )
-    yield Row("  Redis' processor time for each", 1000 * used / size.agents, None, "ms")
+    yield Row(
+        "  Redis' processor time for each", statistics.mean(map(statistics.mean, used)), None, "ms"
+    )
     yield Row(
         "  the longest of their script calls, Redis' processor time",
-        max(each),
+        max(map(min, *used)),
         None,
         "ms",
         5.0,
         bounds="ours",
-        note=f"by its clock {max(slow, default=1.0):.3g} ms, and {sum(c > 5 for c in slow)} of "
-        f"{size.agents:,} took over 5 ms; on a busy machine the clock counts what others do",
+        note="of each call the shorter of two runs, which by themselves had "
+        + " and ".join(f"{sum(c > 5 for c in run)} of {size.agents:,} over 5 ms" for run in used),
     )
+
+
+def _refill(agents: int) -> tuple[float, list[float]]:
+    """Return how many seconds snapshots into an empty Redis took, and Redis' ms for each."""
+    with _redis() as (client, index):
+        index.apply([_snapshot("first", IMAGES)])
+        client.flushall()
+        start, each = time.monotonic(), []
+        for number in range(agents):
+            before = _processor(client)
+            index.apply([_snapshot(f"compute{number}.example.org", IMAGES)])
+            each.append(1000 * (_processor(client) - before))
+        return time.monotonic() - start, each
 
 
 def _processor(client: Any) -> float:
