@@ -19,7 +19,7 @@ REPEAT ?= 2
 EXAMPLES ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz coverage test-nova-releases check docs format lab-test lab-bytes lab-churn chaos bench load latency agent-bench model simulate simulate-small clean
+.PHONY: help demo test fuzz coverage test-nova-releases test-upgrade check docs format lab-test lab-bytes lab-churn chaos bench load latency agent-bench model simulate simulate-small clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ test: $(VENV)/.test servers servers-vcenter servers-browser  ## all tests but th
 
 test-nova-releases: $(VENV)/.releases servers  ## weigher and evidence on Nova 27 to 34, each in an environment of its own; RELEASES="27 34"
 	$(BIN)/python -m tests.releases $(RELEASES)
+
+test-upgrade: $(VENV)/.test servers  ## older versions' real programs beside this one's: upgrade, side by side, downgrade; REVISIONS= of some
+	$(BIN)/python -W ignore -m tests.upgrade $(REVISIONS) $(ARGS)
 
 fuzz: $(VENV)/.fuzz  ## what parses what others wrote, led by coverage, for MINUTES=15; crashes are kept in build/fuzz
 	$(BIN)/python -W ignore -m tests.fuzz --minutes $(MINUTES) $(ARGS)
@@ -49,6 +52,7 @@ check: $(VENV)/.check  ## style, types, import rules, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.generate --check
 	$(BIN)/reno -q lint
+	$(BIN)/hadolint etc/container/Containerfile
 	@$(MAKE) --no-print-directory docs
 
 format: $(VENV)/.check  ## format the code, write generated files anew

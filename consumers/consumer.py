@@ -278,24 +278,30 @@ class Consumer:
         much = self._weight >= MOST_HELD
         if self._redis.is_down and not self._redis.may_retry(now) and not much:
             return
-        failure = ""
+        failure, reason = "", ""
         try:
             if self._changes:
                 self._write()
             elif not self._redis.is_up:
                 self._writer.probe()
-        except (Unavailable, SchemaError) as error:
+        except Unavailable as error:
             failure = str(error)
+        except SchemaError as error:  # a newer consumer is there, and reads the same queue
+            failure, reason = str(error), "The keyspace is another version's"
         if failure:
             self._redis.down(failure)
             self._seen_empty = self._caught_up = False
-            if self._bus.consuming and (much or self._redis.seconds_down() >= self._patience):
+            if much:
+                reason = reason or "Redis is away for what is in hand"
+            elif self._redis.seconds_down() >= self._patience:
+                reason = reason or f"Redis is away for more than {self._patience:.0f} s"
+            if self._bus.consuming and reason:
                 self.counts["given_back"] += self._unacknowledged
                 LOG.warning(
-                    "%s: Redis is away for %s: giving %d messages back to the queue "
-                    "and not consuming until it is there again",
+                    "%s: %s: giving %d messages back to the queue "
+                    "and not consuming until it can be written again",
                     self._bus,
-                    "what is in hand" if much else f"more than {self._patience:.0f} s",
+                    reason,
                     self._unacknowledged,
                 )
                 self._forget()

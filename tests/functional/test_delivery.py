@@ -120,6 +120,22 @@ def test_a_redis_that_refuses_writes_gets_messages_back_once(
     assert len([r for r in caplog.records if "giving" in r.message]) == 1
 
 
+def test_a_newer_consumers_keyspace_gets_messages_back_at_once(
+    rabbit: servers.RabbitMQ, redis_server: servers.Redis
+) -> None:
+    """On an upgrade: the newer one reads the same queue, and has them within a moment."""
+    client = redis_server.client()
+    with running(rabbit_transport(rabbit), redis_server, patience=600) as consumer:
+        client.set(names.Keys("bus_cache").schema, names.SCHEMA + 1)
+        with contextlib.closing(publisher.Publisher(rabbit.url)) as cloud:
+            cloud.created("h0", "image-1")
+        with kombu.Connection(rabbit.amqp_url) as connection:
+            wait_for(lambda: buses.passive(connection, "bus_cache")[1:] == (1, 0))
+        assert "schema" in consumer.waits_for["redis"]
+        client.set(names.Keys("bus_cache").schema, names.SCHEMA)  # and back: it goes on by itself
+        wait_for(lambda: {"h0"} in keyspace.sets(client).values())
+
+
 def test_a_queue_deleted_while_redis_is_away_is_bound_again(
     rabbit: servers.RabbitMQ, redis_server: servers.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

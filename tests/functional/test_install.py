@@ -197,5 +197,5 @@ def test_the_containerfile_names_what_there_is() -> None:
     assert set(extras.split(",")) <= set(ours.metadata.get_all("Provides-Extra"))
     assert (ROOT / re.findall(r"--constraint /src/(\S+)", said["RUN"])[0]).is_file()
     assert json.loads(said["CMD"])[0] in ours.entry_points.select(group="console_scripts").names
-    assert re.search(rf"useradd .*\b{said['USER']}\b", said["RUN"])
+    assert re.search(rf"useradd --uid {said['USER']}\b", said["RUN"])
     assert said["FROM"].endswith(f"python:{FULL_PINS}-slim")

@@ -90,6 +90,22 @@ class Cloud:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    def doctor(self) -> dict[str, tuple[str, str]]:
+        """Verdict and finding of each check of ``bus-cache doctor``."""
+        done = subprocess.run(
+            [
+                *(str(PROGRAMS / "bus-cache"), "doctor", "-f", "json", "--seconds", "3"),
+                *("--os-cloud", "envvars", "--nova-conf", str(self.plane.config("nova"))),
+                *("--config-file", str(self.plane.bus_cache_config)),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self.environment(),
+        )
+        assert done.returncode in (0, 3), done.stderr
+        return {row["check"]: (row["verdict"], row["found"]) for row in json.loads(done.stdout)}
+
     def index(self) -> dict[str, Any]:
         with self.plane.redis.client() as client:
             return keyspace.everything(client)
@@ -327,6 +343,28 @@ def test_the_consumer_fills_an_empty_keyspace_by_itself(cloud: Cloud) -> None:
     wait_until(lambda: cloud.index()["sets"] == expected, "the consumer to ask Nova's API")
     assert cloud.plane.processes.pop("bus-cache-consumer").stop() == 0
     assert cloud.sync()[0] == 0
+
+
+def test_the_doctor_compares_with_nova(cloud: Cloud) -> None:
+    """Services, hypervisors and servers of Nova's API, and its nova.conf."""
+    found = cloud.doctor()
+    for check in ("redis", "bus", "weigher", "notifications in nova.conf"):
+        assert found[check][0] == "ok", found
+    assert found["index against nova"][0] == "ok", found
+    assert found["hosts without cache"][0] == "ok", found
+    # a host becomes Ironic's, and a server is known that is none
+    cloud.plane.database.execute(
+        "UPDATE compute_nodes SET hypervisor_type = 'ironic' WHERE host = 'compute-2'",
+        database="nova",
+    )
+    gone = str(uuid.uuid4())
+    cloud.writer().apply([InUse("compute-2", gone, image_id("first"), milliseconds() - 120_000)])
+    found = cloud.doctor()
+    assert found["hosts without cache"][0] == "warning", found
+    assert "compute-2" in found["hosts without cache"][1]
+    assert found["index against nova"][0] == "warning", found
+    assert gone in found["index against nova"][1]
+    assert cloud.sync("--repair")[0] == 0
 
 
 def test_many_servers(cloud: Cloud) -> None:

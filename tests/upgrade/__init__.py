@@ -1,0 +1,1 @@
+"""Neighbouring versions side by side: the real programs of older ones beside the present one's."""
