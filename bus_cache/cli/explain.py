@@ -31,13 +31,15 @@ class Explain(command.List):
     of the last seconds, which hosts pass its filters, and multipliers of aggregates. What
     it said of a boot is in its log with debug = True.
 
-    The weigher's options count as in nova.conf: give that file with --config-file.
+    The weigher's options count as in nova.conf: give that file with --config-file, before
+    bus_cache.conf, whose Redis user may ask for all of this.
     """
 
     examples = """\
 examples:
   bus-cache explain 7a1ee65c-0dd8-4b9b-9f1c-6a5b2f0c5d11
-  bus-cache explain IMAGE --config-file /etc/nova/nova.conf --os-cloud mycloud --ram 8192
+  bus-cache explain IMAGE --config-file /etc/nova/nova.conf \\
+      --config-file /etc/bus_cache/bus_cache.conf --os-cloud mycloud --ram 8192
   bus-cache explain IMAGE --size 8G -f json | jq '.[] | select(.weight > 0)'
 """
 

@@ -105,8 +105,10 @@ class Replay(command.Command):
 examples:
   bus-cache replay bug.recording
   printf '[bus_cache]\\nkeyspace = bus_cache_replay\\n' > replay.conf
-  bus-cache status --config-file replay.conf
-  bus-cache flush --yes --config-file replay.conf
+  bus-cache status --config-file /etc/bus_cache/bus_cache.conf \\
+      --config-file /etc/bus_cache/cli.conf --config-file replay.conf
+  bus-cache flush --yes --config-file /etc/bus_cache/bus_cache.conf \\
+      --config-file /etc/bus_cache/cli.conf --config-file replay.conf
 """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
