@@ -186,6 +186,7 @@ class Bus:
         self.restarted = False
         self.incomplete = False
         self._known_queues: set[str] = set()
+        self._disputed: set[str] = set()
         self._said: dict[str, str] = {}
         self._multiple = False
 
@@ -418,15 +419,19 @@ class Bus:
             )
 
     def _has(self, connection: Connection, exchange: str) -> bool:
-        """Have an exchange of Nova's or Glance's; False where it is absent, and we may not declare
-        it."""
+        """Have an exchange of Nova's or Glance's; False where it is absent, and not ours to
+        declare."""
+        reason = ""
         try:
-            self._declare_exchange(connection, exchange)
+            if not self._declare_exchange(connection, exchange):
+                reason = "its service declares it otherwise than [oslo_messaging_rabbit] says here"
         except amqp_exceptions.AccessRefused:
+            reason = "this user may not declare it"
+        if reason:
             self._say_once(
                 f"absent {exchange}",
-                f"exchange {exchange} is absent, and this user may not declare it: what is "
-                "published on it is read when its service has declared it",
+                f"exchange {exchange} is absent, and {reason}: what is published on it is read "
+                "when its service has declared it",
             )
             return False
         if self._said.pop(f"absent {exchange}", ""):
@@ -434,9 +439,9 @@ class Bus:
             self.missed = self.missed or f"exchange {exchange} was not there"
         return True
 
-    def _declare_exchange(self, connection: Connection, name: str) -> None:
+    def _declare_exchange(self, connection: Connection, name: str) -> bool:
         """Use the exchange as it is; where it is absent, declare it as OpenStack's services
-        would.
+        would. False: not declared, since they are known to do it otherwise.
         """
         exchange = Exchange(
             name, "topic", durable=self.transport.durable, auto_delete=self.transport.auto_delete
@@ -445,11 +450,42 @@ class Bus:
             with contextlib.suppress(amqp_exceptions.NotFound):
                 with connection.channel() as channel:
                     exchange(channel).declare(passive=True)
-                return
+                if name != protocol.EXCHANGE:
+                    self._compare(connection, exchange)
+                return True
+        if name in self._disputed:
+            return False
         with connection.channel() as channel:
             exchange(channel).declare()
         if self._multiple and name != protocol.EXCHANGE:  # that one is ours
             self._warn_of_absence(name)
+        return True
+
+    def _compare(self, connection: Connection, exchange: Exchange) -> None:
+        """See whether an exchange that is there is declared as we would; it stays as it is.
+
+        Nova calls its services by the same exchange: were it absent one day, and declared by us in
+        another way, Nova would be refused, and no server would boot.
+        """
+        name, refusal = exchange.name, ""
+        try:
+            with connection.channel() as channel:
+                exchange(channel).declare()
+        except amqp_exceptions.PreconditionFailed as error:
+            refusal = one_line(error)
+        except amqp_exceptions.ChannelError:  # who may not declare it never will
+            return
+        if not refusal:
+            self._disputed.discard(name)
+            return
+        self._disputed.add(name)
+        self._say_once(
+            f"compare {name}",
+            f"exchange {name} is declared otherwise than [oslo_messaging_rabbit] says here, and is "
+            "used as it is: let that group say what it says in nova.conf. While it does not, we "
+            "wait for its service where the exchange is absent, and may miss what is published "
+            f"meanwhile. The broker says: {refusal}",
+        )
 
     def _warn_of_absence(self, exchange: str) -> None:
         LOG.warning(

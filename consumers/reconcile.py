@@ -99,6 +99,9 @@ class Api(Protocol):
 class Index(Protocol):
     """What is asked of the index: see :class:`bus_cache.index.writer.Writer`."""
 
+    def check(self) -> None:
+        """Ask whether the keyspace is this version's."""
+
     def hosts(self) -> Iterable[str]:
         """Yield the hosts that the index knows."""
 
@@ -626,6 +629,7 @@ class Reconciler:
             return
         reason, once = unwritten
         try:
+            self._index.check()
             self._index.want(WANTED, reason, again=not once)
         except (Unavailable, SchemaError):
             return  # who reads the bus logs that
@@ -633,9 +637,24 @@ class Reconciler:
             if self._unwritten is unwritten:
                 self._unwritten = None
 
+    def _is_ours(self) -> bool:
+        """Tell whether to reconcile at all: another version's keyspace is that one's to compare.
+
+        A claim of ours would only keep it from that.
+        """
+        try:
+            self._index.check()
+        except SchemaError:
+            return False
+        except Unavailable:
+            pass  # what comes next finds out
+        return True
+
     def _is_due(self) -> bool:
         """Tell whether to reconcile now; then no other consumer does."""
         self._write_down()
+        if not self._is_ours():
+            return False
         try:
             interval = bool(self._interval) and not self._index.claimed(RAN)
             if not interval and not self._index.wanted(WANTED):
@@ -651,7 +670,7 @@ class Reconciler:
         with self._lock:
             self._running = True
         try:
-            while not self._stop.is_set():
+            while not self._stop.is_set() and self._is_ours():
                 with self._alive():
                     reason, failure = self._try()
                 if not failure:

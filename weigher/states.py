@@ -77,8 +77,8 @@ def _number(value: Any) -> float | None:
 def own_multipliers(states: Sequence[Any], configured: float) -> dict[int, float] | None:
     """Return the multipliers of the hosts whose aggregates name one, by the host's ``id()``.
 
-    An aggregate is mostly that of many hosts: each is looked at once. None: one is none of Nova's,
-    and each host is to be looked at for itself.
+    An aggregate is mostly that of many hosts: each is looked at once, and Nova is asked once for
+    each set of them. None: one is none of Nova's, and each host is to be looked at for itself.
     """
     try:
         # shared between hosts by HostManager (nova/scheduler/host_manager.py)
@@ -86,11 +86,17 @@ def own_multipliers(states: Sequence[Any], configured: float) -> dict[int, float
         named = {key for key, each in aggregates.items() if KEY in each.metadata}
         if not named:
             return {}
-        return {
-            id(state): own_multiplier(state, configured)
-            for state in states
-            if not named.isdisjoint(map(id, state.aggregates))
-        }
+        found: dict[tuple[int, ...], float | None] = {}
+        multipliers: dict[int, float] = {}
+        for state in states:
+            of_host = tuple(map(id, state.aggregates))
+            if of_host not in found:
+                names_one = not named.isdisjoint(of_host)
+                found[of_host] = own_multiplier(state, configured) if names_one else None
+            multiplier = found[of_host]
+            if multiplier is not None:
+                multipliers[id(state)] = multiplier
+        return multipliers
     except Exception:
         return None
 

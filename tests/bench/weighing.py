@@ -23,6 +23,7 @@ from tests import servers
 from tests.bench.row import Row, alternate, beside, milliseconds
 from tests.bench.size import Size
 from tests.functional import test_weigher
+from weigher.states import KEY
 
 CONF = nova.conf.CONF
 KEYS = names.Keys("bus_cache")
@@ -94,12 +95,17 @@ class Scene:
         assert self.ours.counters.unknown == 0, self.ours.counters
 
 
-def hosts(count: int, aggregates: int = 0) -> list[Any]:
-    """Return hosts, each in so many aggregates whose metadata is about other things."""
+def hosts(count: int, aggregates: int = 0, own: bool = False) -> list[Any]:
+    """Return hosts, each in so many aggregates whose metadata is about other things.
+
+    :param own: the last of them names our multiplier, too.
+    """
     made = [
         objects.Aggregate(id=number, metadata={"ssd": "true", "zone": "one"})
         for number in range(aggregates)
     ]
+    if own:
+        made[-1].metadata = {**made[-1].metadata, KEY: "5"}
     states, dice = test_weigher.make_hosts(count), random.Random(count)
     for state in states:
         state.aggregates = list(made)
@@ -114,16 +120,18 @@ def rows(size: Size) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="bus-cache-bench-") as folder, servers.Redis() as redis:
         scene = Scene(redis, Path(folder))
         for count in size.candidates:
-            for aggregates in (0, 3):
-                yield from _against_ram(scene, size, count, aggregates)
+            for aggregates, own in ((0, False), (3, False), (3, True)):
+                yield from _against_ram(scene, size, count, aggregates, own)
         yield from _multi_create(scene, size)
         yield from _flat(scene, size, Path(folder))
         scene.check()
 
 
-def _against_ram(scene: Scene, size: Size, count: int, aggregates: int) -> Iterator[Row]:
+def _against_ram(scene: Scene, size: Size, count: int, aggregates: int, own: bool) -> Iterator[Row]:
     where = f"{count:,} hosts, {aggregates or 'no'} aggregates"
-    states = hosts(count, aggregates)
+    if own:
+        where += ", one with our multiplier"
+    states = hosts(count, aggregates, own)
     times = max(1, size.calls // count)
     rounds = size.rounds
     hot = itertools.repeat(scene.specs(states, 0.5, 1)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import ipaddress
 import json
@@ -118,6 +119,29 @@ def test_a_redis_that_refuses_writes_gets_messages_back_once(
         hosts = {f"h{number}" for number in range(20)}
         wait_for(lambda: hosts in keyspace.sets(client).values())
     assert len([r for r in caplog.records if "giving" in r.message]) == 1
+
+
+def test_an_exchange_that_nova_declares_otherwise_is_never_declared(
+    rabbit: servers.RabbitMQ, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nova calls its services by it: they would be refused, and no server would boot."""
+    topology = dataclasses.replace(TOPOLOGY, pool="other", exchanges=("disputed",))
+    ours = dataclasses.replace(rabbit_transport(rabbit), durable=True)
+    bus = Bus(ours, topology, lambda delivery: None, lambda reason: None)
+    with kombu.Connection(rabbit.amqp_url) as connection, connection.channel() as channel:
+        channel.exchange_declare("disputed", "topic", durable=False, auto_delete=False)
+        with contextlib.closing(bus):
+            bus.open()
+            assert not bus.incomplete  # it is read all the same
+            [line] = [r for r in caplog.records if "disputed is declared otherwise" in r.message]
+            assert "let that group say what it says in nova.conf" in line.getMessage()
+            channel.exchange_delete("disputed")
+            bus.renew()
+            assert bus.incomplete
+            channel.exchange_declare("disputed", "topic", durable=False, auto_delete=False)
+            bus.renew()
+            assert not bus.incomplete
+            assert "disputed was not there" in bus.missed or "new" in bus.missed
 
 
 def test_a_newer_consumers_keyspace_gets_messages_back_at_once(

@@ -602,6 +602,17 @@ def test_fetches_and_failures_in_any_order(
     assert abs(raw.pttl(KEYS.coming(IMAGE_I)) - (till - time.time() * 1000)) < 5000
 
 
+def test_a_failure_outlives_a_success_before_it(writer: Writer, raw: redis.Redis) -> None:
+    """Nova's word on a host whose agent has not said it yet: in any order, and again."""
+    apply(writer, AgentSnapshot("h", (1, 0), T0, ()))
+    came, failed = held("h", "i", 1000), FetchFailed("h", "i", T0 + 100_000)
+    for order in ((came, failed, came), (failed, came)):
+        raw.delete(KEYS.coming(IMAGE_I))
+        for each in order:
+            apply(writer, each)
+        assert coming(raw) == {}
+
+
 def test_a_failure_is_forgotten_when_no_beginning_can_be_believed(
     writer: Writer, raw: redis.Redis
 ) -> None:

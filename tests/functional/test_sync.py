@@ -374,6 +374,23 @@ def test_one_of_several_consumers_reconciles(programs: Programs, cloud: Cloud, i
     assert not any("cmp3" in hosts for hosts in index()["sets"].values())  # type: ignore[attr-defined]
 
 
+def test_another_versions_keyspace_is_not_ours_to_compare(
+    programs: Programs, cloud: Cloud, writer: Writer, store: servers.Redis
+) -> None:
+    """Nor claimed: that version's consumers are to do it."""
+    client = store.client()
+    writer.want(reconcile.WANTED, "the keyspace was new")
+    client.set(names.Keys("bus_cache").schema, names.SCHEMA + 1)
+    program = programs.start()
+    program.request("the broker dropped messages")
+    time.sleep(1)  # ten looks
+    assert (cloud.listings, program.counts["failed"]) == (0, 0)
+    assert not writer.claimed(reconcile.BEGUN)
+    assert writer.wanted(reconcile.WANTED) == "the keyspace was new"
+    client.set(names.Keys("bus_cache").schema, names.SCHEMA)
+    wait_for(lambda: program.counts["done"] == 1)
+
+
 def test_a_request_is_kept_until_its_turn(programs: Programs, cloud: Cloud, writer: Writer) -> None:
     assert writer.claim(reconcile.BEGUN, 1)
     program = programs.start(interval=0)

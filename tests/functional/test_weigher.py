@@ -520,6 +520,22 @@ def test_multiplier(
     assert weighed == {**plain, "compute2": plain["compute2"] + gain}
 
 
+def test_each_host_has_the_multiplier_of_its_own_aggregates(
+    server: servers.Redis, configure: Configure
+) -> None:
+    """Hosts of the same aggregates are asked about once."""
+    configure(server.url, multiplier=5)
+    image, hosts = make_image(), make_hosts(5)
+    hold(image, *(host.host for host in hosts[:4]))
+    many, few = aggregate("50"), aggregate("7.5")
+    for host, aggregates in zip(hosts, ([many], [few, many], [], [many], [few]), strict=True):
+        host.aggregates = aggregates
+    spec = make_spec(image)
+    plain, weighed = dict(nova_alone(hosts, spec)), dict(Scheduler().rank(hosts, spec))
+    gains = [round(weighed[host.host] - plain[host.host], 9) for host in hosts]
+    assert gains == [50, 7.5, 5, 50, 0]
+
+
 def test_multiplier_0_asks_nobody(server: servers.Redis, configure: Configure) -> None:
     """The weigher is off."""
     configure(server.url, multiplier=0)

@@ -129,6 +129,7 @@ end
 
 local function coming(image, host, till)
   local known = tonumber(redis.call('ZSCORE', prefix .. 'coming:' .. image, host) or 0)
+  if -known >= till then return end -- it failed after that beginning
   set_coming(image, host, math.max(till, known))
 end
 
