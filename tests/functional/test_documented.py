@@ -396,6 +396,9 @@ class Scene:
             yield r"printf '[bus_cache]\nkeyspace = bus_cache_replay\n' > replay.conf"
         if line.startswith("bus-cache replay") and not (self.checkout / "bug.recording").exists():
             yield "bus-cache record --seconds 1 bug.recording"
+        if clears := re.fullmatch(r"rabbitmqctl clear_operator_policy -p (\S+) (\S+)", line):
+            bound = """'^nothing$' '{"max-length-bytes": 1}'"""
+            yield f"rabbitmqctl set_operator_policy -p {clears[1]} {clears[2]} {bound}"
         if line == "reno report":
             yield "git init -q && git add releasenotes"
             yield "git -c user.name=a -c user.email=a commit -q -m a"
