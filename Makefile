@@ -28,7 +28,7 @@ demo: $(VENV)/.demo  ## the main job on embedded parts: recorded notifications i
 	@$(BIN)/python -m tools.demo
 
 test: $(VENV)/.test servers servers-vcenter servers-browser  ## all tests but the lab's: unit, and functional on real servers
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-nova-releases: $(VENV)/.releases servers  ## weigher and evidence on Nova 27 to 34, each in an environment of its own; RELEASES="27 34"
 	$(BIN)/python -m tests.releases $(RELEASES)
@@ -41,7 +41,7 @@ fuzz: $(VENV)/.fuzz  ## what parses what others wrote, led by coverage, for MINU
 
 coverage: $(VENV)/.coverage servers servers-vcenter servers-browser  ## which lines and branches the tests of `make test` reach, in all processes
 	@rm -rf build/coverage && mkdir -p build/coverage
-	-$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+	-$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -1,20 +1,14 @@
-"""Servers that the functional tests share: one of each per test process."""
+"""Servers that the functional tests share: one of each per file, whose tests run in one process
+(``--dist loadfile``), in their order."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests import servers
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one file in one process, so that each server is started once."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(os.path.basename(item.path)))
 
 
 @pytest.fixture(autouse=True)
