@@ -3,6 +3,7 @@ tree, ``python weighing.py nova.conf IMAGE``, it prints what each host weighs.
 
 The hosts are alike but for what the index tells, so every difference is ours. The first call may
 end before Redis has answered, so it asks until hosts differ, or for :data:`PATIENCE` seconds.
+It makes hosts and request itself: ``tests`` of there is that version's, not this one's.
 """
 
 from __future__ import annotations
