@@ -478,7 +478,7 @@ def of_module(scene: Scene, module: str, arguments: str) -> None:
     line = Line(f"python -m {called} {more}", "", "")
     scene.need(line)
     code, said = scene.run(scene.own(line.text))
-    lacks = re.search(r"^\S*ModuleNotFoundError: No module named '(\w+)", said, re.MULTILINE)
+    lacks = re.search(r"\bNo module named '?(\w+)", said)
     if lacks and not (ROOT / lacks[1]).exists():
         pytest.skip(f"{lacks[1]} is not installed")  # of another extra than the tests'
     assert code == wanted, said
