@@ -8,7 +8,7 @@ consumed from. What it leaves out: filters other than room, cells, aggregates, a
 
 Two things are done for speed, and change no weight (a test compares them):
 
-- a HostState is made anew only where the host's record changed or something was consumed from it;
+- a HostState is made anew from its record only where that changed; else it is copied;
 - Nova's weighers read a copy of the options instead of oslo.config, which they ask for each host.
 """
 
@@ -91,15 +91,17 @@ class Worker:
             host.allocate(request)
             chosen.append(host)
             each.obj.consume_from_request(spec)
-            self._states.pop(host.index, None)  # to be made anew for the next request
             states = [other.obj for other in weighed]
         return chosen
 
     def _state(self, host: Host) -> Any:
-        version, state = self._states.get(host.index, (None, None))
+        """Return a HostState for one request: it goes when the request is through, as Nova's do."""
+        version, kept = self._states.get(host.index, (None, None))
         if version != host.version:
-            state = self._record.state(host)
-            self._states[host.index] = host.version, state
+            kept = self._record.state(host)
+            self._states[host.index] = host.version, kept
+        state = host_manager.HostState.__new__(host_manager.HostState)
+        vars(state).update(vars(kept))
         return state
 
 

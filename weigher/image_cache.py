@@ -161,7 +161,7 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
         read = states.read(hosts)
         if not why:
             found = self._guard.look(image_id, read.host, now, now + self._budget)
-        fresh = self._decisions.show(now, image_id, hosts, read.instances)
+        fresh = self._decisions.show(now, image_id, request_spec, hosts, read.instances)
         if why:
             return [0.0] * len(hosts), why  # it is built all the same
 

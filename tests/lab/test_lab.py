@@ -113,6 +113,26 @@ def test_a_burst_of_an_image_that_nobody_holds_is_shared_by_few_hosts(
     check(lab, product)
 
 
+def test_servers_asked_for_one_by_one_are_shared_by_few_hosts_too(
+    lab: Scenario, product: Product
+) -> None:
+    """Each request has HostStates of its own, and this process knows what it decided for it.
+
+    No host builds any more when the next server is asked for: so its own record would let it have
+    all of them.
+    """
+    create_large_image(lab, "row")
+    time.sleep(decisions.COUNTS)
+    late, begin = late_calls(lab.plane), time.monotonic()
+    asked = [lab.cloud.boot(f"row-{n}", image_id("row"), "large").wait() for n in range(6)]
+    took = time.monotonic() - begin
+    landed = wait_and_count(lab, asked)
+    print(f"6 boots in {took:.1f} s of an image that no host holds: {dict(landed)}")
+    if late_calls(lab.plane) == late and took < decisions.COUNTS:
+        assert sorted(landed.values()) == [6 - MOST_BUILDS, MOST_BUILDS]
+    check(lab, product)
+
+
 def test_boots_of_a_tiny_image_spread_as_nova_spreads_them(lab: Scenario, product: Product) -> None:
     """The same request for an image that two hosts hold and for one that nobody holds."""
     for name in ("tiny", "tiny-unheld"):
