@@ -27,3 +27,4 @@ man_pages = [
     ("man/bus-cache-agent", "bus-cache-agent", "tells what a host's image cache holds", author, 8),
 ]
 man_show_urls = True
+today = " "  # man pages are kept in etc/man: no day of their making in them

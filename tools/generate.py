@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,20 @@ def commands() -> str:
     return "\n".join(parts)
 
 
+@functools.cache
+def man_pages() -> dict[str, str]:
+    """Return the man pages by name, with nothing in them that changes by itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder)
+        options = ["-q", "-W", "-b", "man", "-d", ROOT / "build" / "docs" / "trees"]
+        command = [sys.executable, "-m", "sphinx", *options, ROOT / "docs", made]
+        subprocess.run(command, check=True)
+        return {
+            page.name: re.sub(r'^\.\\".*\n', "", page.read_text(), flags=re.MULTILINE)
+            for page in made.glob("*.[18]")
+        }
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
     METRICS: metrics_reference,
     "docs/commands.md": commands,
@@ -80,6 +95,10 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "etc/bus_cache/nova.conf.sample": functools.partial(
         sample, "etc/oslo-config-generator/nova.conf"
     ),
+    **{
+        f"etc/man/{name}": functools.partial(lambda name: man_pages()[name], name)
+        for name in ("bus-cache.1", "bus-cache-agent.8", "bus-cache-consumer.8")
+    },
 }
 
 

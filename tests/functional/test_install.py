@@ -77,15 +77,17 @@ def test_the_sdist_has_all_that_the_checkout_has(built: dict[str, Path]) -> None
 
 
 def test_the_wheel_has_what_runs_and_what_is_copied_to_etc(built: dict[str, Path]) -> None:
-    """And neither tests nor tools, which would lie beside the packages of an environment."""
+    """And man pages; neither tests nor tools, which would lie beside the packages of an environment."""
     with zipfile.ZipFile(built["wheel"]) as archive:
         found = set(archive.namelist())
     code = {name for name in found if ".dist-info/" not in name and ".data/" not in name}
     assert code == files("bus_cache", "consumers", "weigher")
     shared = {name.partition(".data/data/share/bus_cache/")[2] for name in found} - {""}
     copied = {name.removeprefix("etc/").removeprefix("bus_cache/") for name in files("etc")}
-    of_a_checkout = {name for name in copied if name.startswith(("oslo-config", "container/"))}
-    assert shared == copied - of_a_checkout
+    elsewhere = {name for name in copied if name.startswith(("oslo-config", "container/", "man/"))}
+    assert shared == copied - elsewhere
+    manual = {name.partition(".data/data/share/man/")[2] for name in found} - {""}
+    assert manual == {"man1/bus-cache.1", "man8/bus-cache-agent.8", "man8/bus-cache-consumer.8"}
 
 
 def test_the_wheel_installs_and_says_its_version(built: dict[str, Path], tmp_path: Path) -> None:
