@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from simulator import generate, parallel, parameters, policies, table
 from simulator.run import Outcome
@@ -30,8 +31,7 @@ SEEDS = 1, 2, 3, 4, 5
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """A cloud and a kind of trace."""
 
     name: str
@@ -61,11 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing; write tables, and pictures of each setting's first seed."""
     parser = argparse.ArgumentParser(prog="python -m simulator.campaign", description=__doc__)
     parser.add_argument("--small", action="store_true", help="one small cloud, under two minutes")
+    parser.add_argument(
+        "--only", action="append", choices=[each.name for each in FULL], help="of the settings"
+    )
+    parser.add_argument(
+        "--seeds", type=int, choices=SEEDS, default=len(SEEDS), help="so many of each setting's"
+    )
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("build/simulate"))
     parser.add_argument("--pictures", type=pathlib.Path, help="draw here what the report shows")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
-    settings = SMALL if options.small else FULL
+    settings = [
+        each._replace(seeds=each.seeds[: options.seeds])
+        for each in (SMALL if options.small else FULL)
+        if not options.only or each.name in options.only
+    ]
     begin = time.monotonic()
     for setting in settings:
         for seed in setting.seeds:

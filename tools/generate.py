@@ -77,9 +77,10 @@ def man_pages() -> dict[str, str]:
     """Return the man pages by name, with nothing in them that changes by itself."""
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)
-        options = ["-q", "-W", "-b", "man", "-d", ROOT / "build" / "docs" / "trees"]
-        command = [sys.executable, "-m", "sphinx", *options, ROOT / "docs", made]
-        subprocess.run(command, check=True)
+        options = ["-q", "-W", "-b", "man", "-d", f"{ROOT}/build/docs/trees"]
+        subprocess.run(
+            [sys.executable, "-m", "sphinx", *options, f"{ROOT}/docs", folder], check=True
+        )
         return {
             page.name: re.sub(r'^\.\\".*\n', "", page.read_text(), flags=re.MULTILINE)
             for page in made.glob("*.[18]")

@@ -32,10 +32,10 @@ for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
   local known_better = speaks and ((speaks.floor_epoch >= 0 and stamp <= speaks.stamp)
     or (last and last[3] == false and stamp <= last[4]))
   redis.call('SCARD', prefix .. 'image:' .. fingerprint)
-  redis.call('ZCARD', prefix .. 'coming:' .. fingerprint)
-  redis.call('ZCARD', prefix .. 'hosts')
+  local is_coming = redis.call('ZSCORE', prefix .. 'coming:' .. fingerprint, host)
+  local heard = redis.call('ZSCORE', prefix .. 'hosts', host)
   local holds = not host_gone or stamp >= host_gone
-  holds = holds and (managed or has_room('hosts', 'ZCARD', prefix .. 'hosts', 'ZSCORE', host))
+  holds = holds and (managed or heard or room('hosts', 'ZCARD', prefix .. 'hosts'))
   if holds and not image_gone and not known_better
     and (known or room('images_per_host', 'HLEN', prefix .. 'host:' .. host))
   then
@@ -53,7 +53,7 @@ for _, held in ipairs(cmsgpack.unpack(ARGV[2])) do
     end
     if not managed then
       redis.call('SADD', prefix .. 'image:' .. fingerprint, host)
-      not_coming(fingerprint, host)
+      if is_coming then not_coming(fingerprint, host) end
       changed(host, late or stamp)
     elseif not in_inventory(said) and till > 0 then
       coming(fingerprint, host, till)
