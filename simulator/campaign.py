@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=pathlib.Path, help="draw here what the report shows")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
+    if options.small and options.only:
+        parser.error("--only names settings of the whole set, which --small leaves out")
     settings = [
         each._replace(seeds=each.seeds[: options.seeds])
         for each in (SMALL if options.small else FULL)

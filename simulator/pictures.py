@@ -142,8 +142,9 @@ def policy_shares(options: policy.Options, path: pathlib.Path) -> None:
 
 
 def _save(figure: Any, path: pathlib.Path) -> None:
-    figure.savefig(path.with_suffix(".png"), dpi=110, metadata={"Software": None})
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    # with_suffix would cut "zipf-0.9" at its point
+    figure.savefig(f"{path}.png", dpi=110, metadata={"Software": None})
+    figure.savefig(f"{path}.svg", metadata={"Date": None})
     pyplot.close(figure)
 
 

@@ -11,6 +11,7 @@ HostStates go then. What other processes decide is seen when the build begins.
 from __future__ import annotations
 
 import functools
+import itertools
 import weakref
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ class Fresh(NamedTuple):
 class _Shown(NamedTuple):
     at: float
     image_id: str
+    request: int
+    """Its ``id()``."""
     first: dict[str, Any]
     """What the first HostState is made of: that one is not kept, so that it goes with Nova's last
     reference to it. A RequestSpec would not: oslo.versionedobjects' lists and dictionaries refer
@@ -62,7 +65,8 @@ class Decisions(native.PerProcess):
     def begin(self) -> None:
         """Begin anew."""
         super().begin()
-        self._shown: dict[int, _Shown] = {}  # by the request's id()
+        self._numbers = itertools.count()
+        self._shown: dict[int, _Shown] = {}  # by a number that is never used again
         self._made: deque[_Made] = deque(maxlen=MOST_MADE)
 
     def show(
@@ -82,54 +86,67 @@ class Decisions(native.PerProcess):
         :param instances: of each HostState, its ``num_instances``.
         """
         with self._lock:
-            _see(self._shown, self._made, id(request))
-            self._forget(now)
-            over = functools.partial(_see, self._shown, self._made, id(request))
+            self._look(now, id(request))
+            number = next(self._numbers)
+            over = functools.partial(_see, self._shown, self._made, number)
             try:
                 first, alive = vars(states[0]), weakref.ref(states[0], over)
             except (IndexError, TypeError):  # none, or none of Nova's
                 pass
             else:
-                shown = _Shown(now, image_id, first, states[1:], instances, alive)
-                self._shown[id(request)] = shown
+                about = now, image_id, id(request)
+                self._shown[number] = _Shown(*about, first, states[1:], instances, alive)
             made = [each for each in list(self._made) if now - each.at < COUNTS]
         return Fresh(
             Counter(each.host for each in made),
             frozenset(each.host for each in made if each.image_id == image_id),
         )
 
-    def _forget(self, now: float) -> None:
-        """Make room for a request, and wait no longer for what takes too long."""
-        waiting = list(self._shown.items())
-        room = MOST_REQUESTS - 1
-        for rank, (key, shown) in enumerate(waiting):
-            if now - shown.at >= COUNTS or len(waiting) - rank > room:
-                self._shown.pop(key, None)
+    def _look(self, now: float, request: int) -> None:
+        """See what came of a request's last server, and of what is waited for no longer: it takes
+        too long, or there is no room."""
+        # a list of pairs may begin the collection of garbage while it is made, and so change this
+        waiting = list(self._shown)
+        for rank, number in enumerate(waiting):
+            shown = self._shown.get(number)
+            if shown is not None and (
+                shown.request == request
+                or now - shown.at >= COUNTS
+                or len(waiting) - rank >= MOST_REQUESTS
+            ):
+                _see(self._shown, self._made, number)
         while self._made and now - self._made[0].at >= COUNTS:
             self._made.popleft()
 
 
-def _see(shown: dict[int, _Shown], made: deque[_Made], request: int, _: Any = None) -> None:
-    """Note what came of what was shown for a request, if it was, and let its HostStates go.
+def _see(shown: dict[int, _Shown], made: deque[_Made], number: int, _: Any = None) -> None:
+    """Note what came of what was shown, if it was, and let its HostStates go.
 
     Takes no lock: it is called, too, where the last reference to a HostState goes, which may be in
     the collection of garbage, in a thread that holds the lock. Each step is atomic in CPython.
     """
-    found = shown.pop(request, None)
+    found = shown.pop(number, None)
     if found is not None:
         for host in _grown(found):
             made.append(_Made(found.at, found.image_id, host))
 
 
 def _grown(shown: _Shown) -> list[str]:
-    """Return the hosts on which an instance came: mostly one, or none."""
+    """Return the hosts on which instances came, once for each: mostly one, or none."""
     try:
         first = shown.first["num_instances"]
         instances = [first, *[state.num_instances for state in shown.others]]
         if instances == shown.instances:
             return []
-        hosts = [shown.first["host"], *[state.host for state in shown.others]]
-        pairs = zip(hosts, shown.instances, instances, strict=True)
-        return [host for host, before, after in pairs if after > before]
+        found: list[str] = []
+        for place, (before, after) in enumerate(zip(shown.instances, instances, strict=True)):
+            if after > before:
+                state = vars(shown.others[place - 1]) if place else shown.first
+                # taken back where a request finds no host for one of its servers: Nova has the
+                # HostState read anew then (_ensure_sufficient_hosts in nova/scheduler/manager.py)
+                if state.get("updated", "never told") is not None:
+                    # several: Nova does not weigh for a server that has one candidate
+                    found += [state["host"]] * min(after - before, MOST_MADE)
+        return found
     except (AttributeError, KeyError, TypeError, ValueError):  # none of Nova's
         return []

@@ -77,7 +77,7 @@ def test_the_sdist_has_all_that_the_checkout_has(built: dict[str, Path]) -> None
 
 
 def test_the_wheel_has_what_runs_and_what_is_copied_to_etc(built: dict[str, Path]) -> None:
-    """And man pages; neither tests nor tools, which would lie beside the packages of an environment."""
+    """And man pages; but no tests or tools, which would lie beside an environment's packages."""
     with zipfile.ZipFile(built["wheel"]) as archive:
         found = set(archive.namelist())
     code = {name for name in found if ".dist-info/" not in name and ".data/" not in name}

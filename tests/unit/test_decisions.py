@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,22 @@ def hosts(count: int = 3) -> list[Any]:
     return [HostState(host=f"h{n}", num_instances=n) for n in range(count)]
 
 
+REQUESTS: list[object] = []
+"""All of them: none has the id() of another."""
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Garbage is collected only where this is asked for."""
+    before = gc.get_threshold()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.enable()
+
+
 def show(
     seen: decisions.Decisions,
     now: float,
@@ -32,7 +49,9 @@ def show(
 ) -> decisions.Fresh:
     """Show them as the weigher does; for a request of their own, unless one is given."""
     instances = [getattr(each, "num_instances", "?") for each in states]
-    return seen.show(now, image, request or object(), states, instances)
+    request = request or object()
+    REQUESTS.append(request)
+    return seen.show(now, image, request, states, instances)
 
 
 def decided(seen: decisions.Decisions, now: float = 0.0) -> decisions.Fresh:
@@ -110,6 +129,12 @@ def test_nothing_is_kept_of_a_request_that_is_through() -> None:
     assert [each() for each in alive] == [None] * 3
 
 
+def garbage(states: list[Any]) -> None:
+    """Let HostStates be held by a cycle alone, as by the traceback of an error."""
+    frame: list[Any] = [states]
+    frame.append(frame)
+
+
 def test_a_request_may_go_while_another_is_shown() -> None:
     """The collection of garbage may let it go at any step, in the thread that holds the lock."""
 
@@ -121,18 +146,84 @@ def test_a_request_may_go_while_another_is_shown() -> None:
             return float(self) - other
 
     seen, states = decisions.Decisions(), hosts()
-    states[0].itself = states[0]
+    with uncollected():
+        show(seen, 0.0, "i", states)
+        states[1].num_instances += 1
+        garbage(states)
+        del states
+        assert seen._shown
+        assert decided(seen, Collects(1.0)).sent == {"h1": 1}
+        assert len(seen._shown) == 0  # nor is what was asked with kept
+
+
+def test_garbage_is_collected_at_any_moment() -> None:
+    """Up to Python 3.11 that may be whenever anything is allocated."""
+    for threshold in range(1, 90):
+        seen = decisions.Decisions()
+        with uncollected():
+            for _ in range(60):
+                states = hosts(2)
+                show(seen, 0.0, "i", states)
+                states[1].num_instances += 1
+                garbage(states)
+            del states
+            pairs = [(object(), threshold) for _ in range(3000)]  # so that none is to be had
+            gc.collect(0)
+            gc.set_threshold(threshold, 0, 1000)
+            gc.enable()
+            decided(seen)
+            gc.collect()
+            assert decided(seen).sent == {"h1": 60}
+            del pairs
+
+
+def test_a_request_that_has_the_id_of_one_that_is_gone() -> None:
+    """What comes late of that one is not taken for its own."""
+    seen, first, request = decisions.Decisions(), hosts(), object()
+    second = [hosts()]
+    batch: list[Any] = []
+    with uncollected():
+        show(seen, 0.0, "i", first, request)
+        first[0].num_instances += 1
+        # called before or after what is ours, within one collection
+        batch.append(weakref.ref(first[0], lambda _: show(seen, 0.0, "i", second[0], request)))
+        garbage(first)
+        del first
+        gc.collect()
+        assert len(seen._shown) == 1
+        second[0][1].num_instances += 1
+        second.clear()
+        gc.collect()
+    assert decided(seen).sent == {"h0": 1, "h1": 1}
+
+
+def test_what_nova_took_back_was_not_decided() -> None:
+    """A request that finds no host for one of its servers fails whole."""
+    for place in (0, 2):
+        seen, states = decisions.Decisions(), hosts()
+        show(seen, 0.0, "i", states)
+        for state in states:
+            state.updated = "a while ago"
+        states[place].num_instances += 1
+        states[1].num_instances += 1
+        states[place].updated = None
+        del states, state
+        assert decided(seen).sent == {"h1": 1}
+
+
+def test_several_servers_may_come_between_two_looks() -> None:
+    """Nova asks no weigher where there is one candidate."""
+    seen, states = decisions.Decisions(), hosts()
     show(seen, 0.0, "i", states)
-    states[1].num_instances += 1
+    states[1].num_instances += 3
     del states
-    assert seen._shown
-    assert decided(seen, Collects(1.0)).sent == {"h1": 1}
+    assert decided(seen).sent == {"h1": 3}
 
 
 def test_a_request_that_takes_too_long_is_given_up() -> None:
     """What grows much later is something else."""
-    seen, states, request = decisions.Decisions(), hosts(), object()
-    show(seen, 0.0, "i", states, request)
+    seen, states = decisions.Decisions(), hosts()
+    show(seen, 0.0, "i", states)
     decided(seen, decisions.COUNTS)
     states[1].num_instances += 1
     del states
@@ -148,6 +239,9 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for request, states in zip(requests, works_at, strict=True):
         show(seen, 0.0, "i", states, request)
     assert [each.others for each in seen._shown.values()] == [each[1:] for each in works_at[-3:]]
+    works_at[0][0].num_instances += 1  # no longer looked at
+    works_at[2][0].num_instances += 1  # is, before it has to make room
+    assert decided(seen).sent == {"h0": 1}
     for _ in range(9):
         show(seen, 0.0, "i", states, request)
         states[1].num_instances += 1

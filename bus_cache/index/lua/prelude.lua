@@ -14,7 +14,7 @@ elseif schema ~= ARGV[1] then
 end
 
 local function unpacked(value)
-  if not value or value == '' then return {} end -- to raise an error costs more than all else here
+  if not value or value == '' then return {} end
   local readable, row = pcall(cmsgpack.unpack, value)
   return readable and type(row) == 'table' and row or {}
 end
