@@ -22,7 +22,7 @@ EXAMPLES ?= 5000
 .PHONY: help demo test fuzz coverage test-nova-releases test-upgrade check docs format lab-test lab-bytes lab-churn chaos bench load latency agent-bench model simulate simulate-small clean
 
 help:  ## list what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 demo: $(VENV)/.demo  ## the main job on embedded parts: recorded notifications in, ranked hosts out
 	@$(BIN)/python -m tools.demo
@@ -63,6 +63,7 @@ format: $(VENV)/.check  ## format the code, write generated files anew
 docs: $(VENV)/.check  ## the documentation, as pages and man pages, in build/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/docs/trees docs build/docs/html
 	$(BIN)/python -m sphinx -q -W --keep-going -b man -d build/docs/trees docs build/docs/man
+	@echo "build/docs/html/index.html"
 
 lab-test: $(VENV)/.lab servers-lab  ## a real Nova control plane on this machine, driven through its operations
 	$(BIN)/python -m pytest tests/lab $(ARGS)

@@ -490,8 +490,8 @@ class Bus:
     def _warn_of_absence(self, exchange: str) -> None:
         LOG.warning(
             "%s: exchange %s was absent. Declared it, %s as [oslo_messaging_rabbit] says "
-            "here: where Nova's own nova.conf says otherwise, Nova will be refused "
-            "(406) until this exchange is deleted, so let the two agree. Where Nova "
+            "here: a service that declares it otherwise by its own file will be refused "
+            "(406) until this exchange is deleted, so let the two agree. Where that service "
             "publishes elsewhere, correct [consumer] exchanges or the transport URL",
             self,
             exchange,

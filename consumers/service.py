@@ -246,6 +246,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code: 0 after SIGTERM, 1 where it can't start."""
     try:
         conf = load(arguments)
+        if conf.check_config:  # makes no file, which would be root's where root checks
+            conf.set_override("log_file", None)
+            conf.set_override("log_dir", None)
         logging.setup(conf, PROGRAM, bus_cache.__version__)
         buses = transport.transports(conf)
         unknown = configuration.unknown(conf, opts.CONSUMER_GROUPS)
@@ -254,6 +257,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse_other_schema(conf)
     except (configuration.ConfigurationError, SchemaError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"{PROGRAM}: can't write to a log file: {error}. Is its folder there, and does log_dir "
+            "or log_file come from nova.conf? An empty log_dir in bus_cache.conf logs to stderr",
+            file=sys.stderr,
+        )
         return 1
     for each in unknown:
         LOG.warning("%s", each)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import secrets
 import time
@@ -135,11 +136,15 @@ examples:
             if next(iter(there.scan_iter(match=f"{prefix}*", count=1000)), None) is not None:
                 raise command.CommandError(
                     f"the keyspace {parsed_args.keyspace!r} in Redis at {index.where} is not empty"
+                    " (bus-cache flush, with this keyspace in its configuration, empties it)"
                 )
             try:
                 with parsed_args.file.open("rb") as file:
+                    messages = recording.read(file)
+                    begin = list(itertools.islice(messages, 1))  # before anything is written
                     counts = replay.replay(
-                        recording.read(file), writer.Writer(index.client, parsed_args.keyspace)
+                        itertools.chain(begin, messages),
+                        writer.Writer(index.client, parsed_args.keyspace),
                     )
             except OSError as error:
                 raise command.CommandError(f"{parsed_args.file}: {error.strerror}") from None

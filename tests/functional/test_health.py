@@ -191,6 +191,24 @@ def test_a_configuration_is_checked_without_connecting(
     assert "[consumer] prefetch = many can't be used" in capsys.readouterr().err
 
 
+def test_a_log_file_is_neither_made_by_a_check_nor_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """nova.conf's log_dir counts where that is a first file, and may be absent beside a broker."""
+    nova, own = tmp_path / "nova.conf", tmp_path / "bus_cache.conf"
+    arguments = ["--config-file", str(nova), "--config-file", str(own)]
+    own.write_text(configuration("rabbit://nowhere/", "redis://nowhere:1/0"))
+    nova.write_text(f"[DEFAULT]\nlog_dir = {tmp_path}\n")
+    assert service.main([*arguments, "--check-config"]) == 0
+    assert sorted(tmp_path.iterdir()) == [own, nova]
+    nova.write_text("[DEFAULT]\nlog_dir = /nowhere/nova\n")
+    assert service.main([*arguments, "--check-config"]) == 0
+    capsys.readouterr()
+    assert service.main(arguments) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "can't write to a log file: [Errno 2] No such file or directory: '/nowhere/nova" in said
+
+
 def test_a_mistyped_option_is_told_at_start(
     tmp_path: Path, rabbit: servers.RabbitMQ, redis_server: servers.Redis
 ) -> None:

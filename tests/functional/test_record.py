@@ -97,6 +97,8 @@ def test_what_goes_wrong_is_a_sentence(
         assert "Traceback" not in said
         assert "geheim" not in said
     assert junk.read_bytes() == b"\xc1"
+    with redis_server.client() as client:
+        assert client.keys() == []  # nor is anything left that a next replay would be refused for
 
 
 def test_an_empty_recording(
