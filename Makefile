@@ -61,7 +61,7 @@ format: $(VENV)/.check  ## format the code, write generated files anew
 	$(BIN)/python -m tools.generate
 
 docs: $(VENV)/.check  ## the documentation, as pages and man pages, in build/docs
-	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/docs/trees docs build/docs/html
+	$(BIN)/python -m sphinx -q -W --keep-going -E -b html -d build/docs/trees docs build/docs/html
 	$(BIN)/python -m sphinx -q -W --keep-going -b man -d build/docs/trees docs build/docs/man
 	@echo "build/docs/html/index.html"
 
