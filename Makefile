@@ -60,9 +60,8 @@ format: $(VENV)/.check  ## format the code, write generated files anew
 	$(BIN)/ruff format .
 	$(BIN)/python -m tools.generate
 
-docs: $(VENV)/.check  ## the documentation, as pages and man pages, in build/docs
+docs: $(VENV)/.check  ## the documentation as pages, in build/docs/html; `make format` writes the man pages, etc/man
 	$(BIN)/python -m sphinx -q -W --keep-going -E -b html -d build/docs/trees docs build/docs/html
-	$(BIN)/python -m sphinx -q -W --keep-going -b man -d build/docs/trees docs build/docs/man
 	@echo "build/docs/html/index.html"
 
 lab-test: $(VENV)/.lab servers-lab  ## a real Nova control plane on this machine, driven through its operations

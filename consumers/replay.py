@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterable
@@ -30,6 +31,10 @@ def replay(messages: Iterable[Recorded], writer: Writer) -> list[tuple[str, int]
     :raises consumers.recording.Unreadable: from ``messages``; what came before it is written.
     :raises Unavailable: Redis is away, or refuses to write.
     """
+    rest = iter(messages)
+    first = list(
+        itertools.islice(rest, 1)
+    )  # what is none at all is told before anything is written
     writer.probe()
     topology = Topology(("notifications", "versioned_notifications"), ("nova", "glance"), "replay")
     where = Transport(("memory://",), "the recording", {})
@@ -40,7 +45,7 @@ def replay(messages: Iterable[Recorded], writer: Writer) -> list[tuple[str, int]
     try:
         _wait(consumer, "connections", 1)
         with Connection("memory://") as connection, connection.channel() as channel:
-            for message in messages:
+            for message in itertools.chain(first, rest):
                 exchange, key = _routed(message)
                 body = channel.prepare_message(
                     message.body, content_type="application/json", content_encoding="binary"

@@ -22,7 +22,7 @@ from oslo_log import log as logging
 import bus_cache
 from bus_cache import conf as configuration
 from bus_cache import connect
-from bus_cache.conf import common, messaging, nova, opts
+from bus_cache.conf import common, log, messaging, nova, opts
 from bus_cache.conf import consumer as consumer_group
 from bus_cache.conf.types import address
 from bus_cache.index.writer import SchemaError, Unavailable, Writer
@@ -249,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if conf.check_config:  # makes no file, which would be root's where root checks
             conf.set_override("log_file", None)
             conf.set_override("log_dir", None)
-        logging.setup(conf, PROGRAM, bus_cache.__version__)
+        log.set_up(conf, PROGRAM)
         buses = transport.transports(conf)
         unknown = configuration.unknown(conf, opts.CONSUMER_GROUPS)
         if conf.check_config:
@@ -257,13 +257,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse_other_schema(conf)
     except (configuration.ConfigurationError, SchemaError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(
-            f"{PROGRAM}: can't write to a log file: {error}. Is its folder there, and does log_dir "
-            "or log_file come from nova.conf? An empty log_dir in bus_cache.conf logs to stderr",
-            file=sys.stderr,
-        )
         return 1
     for each in unknown:
         LOG.warning("%s", each)

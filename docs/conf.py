@@ -1,4 +1,4 @@
-"""How Sphinx makes pages and man pages of this folder: ``make docs``."""
+"""How Sphinx makes pages of this folder, by ``make docs``, and man pages, by ``make format``."""
 
 from __future__ import annotations
 

@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from simulator import pictures  # noqa: PLC0415 - matplotlib takes a second, and may lack
 
         pictures.draw(outcomes, options.pictures)
+        points = {name: [each.figures] for name, each in outcomes.items()}
+        pictures.plane(points, options.pictures / "plane")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,12 +22,11 @@ _POINTS = 500
 
 
 def draw(outcomes: Mapping[str, Outcome], folder: pathlib.Path) -> None:
-    """Draw all pictures of one trace."""
+    """Draw what shows one trace over its time, or boot by boot."""
     folder.mkdir(parents=True, exist_ok=True)
     _boot_times(outcomes, folder / "boot-times")
     _traffic(outcomes, folder / "glance-traffic")
     _heat(outcomes, folder / "host-load")
-    plane({name: [each.figures] for name, each in outcomes.items()}, folder / "plane")
 
 
 def draw_policy(folder: pathlib.Path) -> None:

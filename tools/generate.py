@@ -74,17 +74,16 @@ def commands() -> str:
 
 @functools.cache
 def man_pages() -> dict[str, str]:
-    """Return the man pages by name, with nothing in them that changes by itself."""
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder)
+    """Return the man pages by name."""
+    with tempfile.TemporaryDirectory() as made:
         options = ["-q", "-W", "-b", "man", "-d", f"{ROOT}/build/docs/trees"]
-        subprocess.run(
-            [sys.executable, "-m", "sphinx", *options, f"{ROOT}/docs", folder], check=True
-        )
-        return {
-            page.name: re.sub(r'^\.\\".*\n', "", page.read_text(), flags=re.MULTILINE)
-            for page in made.glob("*.[18]")
-        }
+        subprocess.run([sys.executable, "-m", "sphinx", *options, f"{ROOT}/docs", made], check=True)
+        return {page.name: page.read_text() for page in Path(made).glob("*.[18]")}
+
+
+def man_page(name: str) -> str:
+    """Return a man page, without the comments, which name docutils' version."""
+    return re.sub(r'^\.\\".*\n', "", man_pages()[name], flags=re.MULTILINE)
 
 
 GENERATORS: dict[str, Callable[[], str]] = {
@@ -97,7 +96,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
         sample, "etc/oslo-config-generator/nova.conf"
     ),
     **{
-        f"etc/man/{name}": functools.partial(lambda name: man_pages()[name], name)
+        f"etc/man/{name}": functools.partial(man_page, name)
         for name in ("bus-cache.1", "bus-cache-agent.8", "bus-cache-consumer.8")
     },
 }

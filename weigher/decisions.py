@@ -94,8 +94,9 @@ class Decisions(native.PerProcess):
             except (IndexError, TypeError):  # none, or none of Nova's
                 pass
             else:
-                about = now, image_id, id(request)
-                self._shown[number] = _Shown(*about, first, states[1:], instances, alive)
+                self._shown[number] = _Shown(
+                    now, image_id, id(request), first, states[1:], instances, alive
+                )
             made = [each for each in list(self._made) if now - each.at < COUNTS]
         return Fresh(
             Counter(each.host for each in made),

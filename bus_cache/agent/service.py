@@ -24,7 +24,7 @@ from bus_cache import names
 from bus_cache.agent import asked, excerpt, inventory, publisher
 from bus_cache.agent.agent import Agent, Intervals
 from bus_cache.agent.epoch import Epochs
-from bus_cache.conf import ConfigurationError, nova, opts
+from bus_cache.conf import ConfigurationError, log, nova, opts
 from bus_cache.conf import agent as agent_group
 from bus_cache.conf.types import address
 
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if conf.write_excerpt:
             excerpt.write(conf, Path(conf.write_excerpt))
             return 0
-        logging.setup(conf, PROGRAM, bus_cache.__version__)
+        log.set_up(conf, PROGRAM)
         driver = inventory.choose(conf)
         bus = publisher.Publisher(conf, conf.host)
     except ConfigurationError as error:

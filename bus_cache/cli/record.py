@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import secrets
 import time
@@ -140,11 +139,8 @@ examples:
                 )
             try:
                 with parsed_args.file.open("rb") as file:
-                    messages = recording.read(file)
-                    begin = list(itertools.islice(messages, 1))  # before anything is written
                     counts = replay.replay(
-                        itertools.chain(begin, messages),
-                        writer.Writer(index.client, parsed_args.keyspace),
+                        recording.read(file), writer.Writer(index.client, parsed_args.keyspace)
                     )
             except OSError as error:
                 raise command.CommandError(f"{parsed_args.file}: {error.strerror}") from None

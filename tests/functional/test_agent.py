@@ -476,3 +476,21 @@ def test_a_missing_library_is_told() -> None:
     assert "oslo_messaging is not installed" in ran.stderr
     assert "pip install 'bus-cache[agent]'" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_log_file_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    """It counts on the agent's own command line only."""
+    nova = tmp_path / "nova.conf"
+    nova.write_text("[DEFAULT]\nhost = compute1\n")
+    program = "import sys; import bus_cache.agent.main as m; sys.exit(m.main())"
+    arguments = ["--config-file", str(nova), "--log-file", "/nowhere/agent.log"]
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert "can't write to a log file: [Errno 2]" in ran.stderr
+    assert "Traceback" not in ran.stderr
