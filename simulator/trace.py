@@ -2,10 +2,13 @@
 
 Columns, in any order: ``time_s,lifetime_s,image,image_bytes,vcpus,ram_mb,disk_gb,count``.
 
-- ``time_s``: seconds since the trace's begin, never falling from line to line.
+- ``time_s``: seconds since the trace's begin; lines may stand in any order.
 - ``lifetime_s``: seconds from ACTIVE to deletion; empty: the server stays.
-- ``image``: any name; ``image_bytes``: its size in Glance, the same on all its lines.
+- ``image``: any name; ``image_bytes``: its size in Glance. A name with another size is another
+  image: in Glance, too, a new version has an id of its own.
 - ``vcpus``, ``ram_mb``, ``disk_gb``: the flavor's. ``count``: servers asked for in one request.
+
+Whole numbers may be written as ``4.0``: so a column with gaps comes out of some tools.
 """
 
 from __future__ import annotations
@@ -22,6 +25,10 @@ COLUMNS = "time_s", "lifetime_s", "image", "image_bytes", "vcpus", "ram_mb", "di
 
 BURST_SERVERS = 20
 """So many servers of one image at once are a burst."""
+
+_LATEST_BEGIN = 86400.0
+"""Seconds: a trace whose first request is later, or before 0, has its clock begin elsewhere (with
+the epoch, say). Its time is counted from its first request: a cloud is not run empty for years."""
 
 _BURST_GAP = 10.0
 """Seconds: requests for one image that follow each other no later than this belong together."""
@@ -46,17 +53,21 @@ class TraceError(ValueError):
 
 
 def read(path: pathlib.Path) -> list[Request]:
-    """Return the requests of a file; it is gzipped where it begins so, whatever its name.
+    """Return a file's requests in order of time; gzipped where it begins so, whatever its name.
 
     :raises TraceError: the file can't be read or is no trace; the first fault is named.
     """
     try:
         with path.open("rb") as raw:
             opener: Callable[..., Any] = gzip.open if raw.read(2) == b"\x1f\x8b" else open
-        with opener(path, "rt", encoding="utf-8", newline="") as lines:
-            return list(_requests(path, lines))
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
+            requests = sorted(_requests(path, lines), key=lambda each: each.time_s)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{path}: {error}") from error
+    first = requests[0].time_s
+    if 0 <= first <= _LATEST_BEGIN:
+        return requests
+    return [dataclasses.replace(each, time_s=each.time_s - first) for each in requests]
 
 
 def write(path: pathlib.Path, requests: Iterable[Request]) -> None:
@@ -95,19 +106,16 @@ def _requests(path: pathlib.Path, lines: TextIO) -> Iterator[Request]:
     missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
     if missing:
         raise TraceError(f"{path}: column {', '.join(missing)} is missing in the first line")
-    before = 0.0
     sizes: dict[str, int] = {}
     request = None
     for row in rows:
         try:
             request = _request(row)
-            if request.time_s < before:
-                raise ValueError(f"time_s {request.time_s:g} is before the line above's {before:g}")
-            if sizes.setdefault(request.image, request.image_bytes) != request.image_bytes:
-                raise ValueError(f"image {request.image} has another image_bytes than above")
         except (ValueError, TypeError) as error:
             raise TraceError(f"{path}, line {rows.line_num}: {error}") from error
-        before = request.time_s
+        if sizes.setdefault(request.image, request.image_bytes) != request.image_bytes:
+            version = f"{request.image} of {request.image_bytes} bytes"
+            request = dataclasses.replace(request, image=version)
         yield request
     if request is None:
         raise TraceError(f"{path}: there is no request in it")
@@ -118,12 +126,14 @@ def _request(row: dict[str, str | None]) -> Request:
 
     def number(name: str, least: float, *, whole: bool = True) -> float:
         text = (row[name] or "").strip()
+        kind = "whole number" if whole else "number"
         try:
-            value = int(text) if whole else float(text)
+            value = float(text)
         except ValueError:
-            kind = "whole number" if whole else "number"
-            raise ValueError(f"{name} is {text!r}, which is no {kind}") from None
-        if not math.isfinite(value) or value < least:
+            value = math.nan
+        if not math.isfinite(value) or (whole and not value.is_integer()):
+            raise ValueError(f"{name} is {text!r}, which is no {kind}")
+        if value < least:
             raise ValueError(f"{name} is {text}; the least is {least:g}")
         return value
 
@@ -132,7 +142,7 @@ def _request(row: dict[str, str | None]) -> Request:
         raise ValueError("image is empty")
     stays = not (row["lifetime_s"] or "").strip()
     return Request(
-        time_s=number("time_s", 0, whole=False),
+        time_s=number("time_s", -math.inf, whole=False),
         lifetime_s=None if stays else number("lifetime_s", 0, whole=False),
         image=image,
         image_bytes=int(number("image_bytes", 1)),
