@@ -121,8 +121,8 @@ def test_the_same_seed_is_the_same_run(policy: str) -> None:
     assert generate.generate(shape, 5, 262144, 1) != generate.generate(shape, 5, 262144, 2)
 
 
-def test_copied_options_and_kept_states_change_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is done for speed, against Nova's own options and HostStates made anew each time."""
+def test_shortcuts_and_kept_states_change_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done for speed, against Nova's own ways and HostStates made anew each time."""
     # within three minutes: many are chosen before others claim
     shape = generate.Shape(boots=60, days=0.002, images=5, load=0.2)
     requests = generate.generate(shape, 5, 262144, 1)
@@ -130,8 +130,8 @@ def test_copied_options_and_kept_states_change_no_choice(monkeypatch: pytest.Mon
         patch.setattr(nova_scheduler.Worker, "_state", lambda self, host: self._record.state(host))
         plain = run(requests, "bus_cache", 5, 7, assumed())
     with monkeypatch.context() as patch:
-        for module, options in nova_scheduler.copied_options():
-            patch.setattr(module, "CONF", options)
+        for target, attribute, value in nova_scheduler.shortcuts():
+            patch.setattr(target, attribute, value)
         assert run(requests, "bus_cache", 5, 7, assumed()) == plain
 
 
