@@ -24,7 +24,7 @@ HYPERVISORS_MICROVERSION = "2.53"
 """Nova's of Pike: has what 2.88 took out of the list of hypervisors, free RAM and work in hand."""
 
 PAGE = 500
-"""Servers of one answer: some two seconds of work of one of Nova's API processes."""
+"""Of one answer: servers (some two seconds of work of one of Nova's API processes), hypervisors."""
 
 TIMEOUT = 300.0
 """Seconds for an answer. Nova itself waits 60 s for each of a page's queries in a cell."""
@@ -134,15 +134,8 @@ class NovaApi:
 
         :raises ApiError: they can't be listed.
         """
-        answer = self._get(
-            "/os-hypervisors/detail",
-            {},
-            HYPERVISORS_MICROVERSION,
-            "hypervisors",
-            "os_compute_api:os-hypervisors:list-detail",
-        )
         found: dict[str, tuple[int, int]] = {}
-        for row in _rows(answer, "hypervisors"):
+        for row in self._list_hypervisors(HYPERVISORS_MICROVERSION):
             service = row.get("service")
             host = service.get("host") if isinstance(service, dict) else None
             work, free = row.get("current_workload"), row.get("free_ram_mb")
@@ -177,23 +170,28 @@ class NovaApi:
 
         :raises ApiError: they can't be listed.
         """
-        hosts: set[str] = set()
+        services = [
+            row.get("service")
+            for row in self._list_hypervisors(SERVICES_MICROVERSION)
+            if row.get("hypervisor_type") == "ironic"
+        ]
+        return frozenset(str(each.get("host")) for each in services if isinstance(each, dict))
+
+    def _list_hypervisors(self, microversion: str) -> Iterator[dict[str, Any]]:
+        """Yield them page by page: Nova lists ``[api] max_limit`` of them at once, 1000."""
         query: dict[str, Any] = {"limit": PAGE}
         while True:
             answer = self._get(
                 "/os-hypervisors/detail",
                 query,
-                SERVICES_MICROVERSION,
+                microversion,
                 "hypervisors",
                 "os_compute_api:os-hypervisors:list-detail",
             )
             rows = _rows(answer, "hypervisors")
-            for row in rows:
-                service = row.get("service")
-                if row.get("hypervisor_type") == "ironic" and isinstance(service, dict):
-                    hosts.add(str(service.get("host")))
             if not rows:
-                return frozenset(hosts)
+                return
+            yield from rows
             query["marker"] = rows[-1].get("id")
 
     def _page(self, before: list[str], host: str) -> Any:

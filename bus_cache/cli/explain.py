@@ -22,14 +22,15 @@ class Explain(command.List):
     The weight is the product of four shares, each from 0 to 1: what the image saves by
     its size, whether the host has it ("there": 1 held, 0.8 on its way), how little the
     host builds ("idle"), and its free RAM beside the others ("room"). The gain is the
-    weight times the multiplier: so much is added to the host's weight by Nova's own
-    weighers. The best come first.
+    weight times the multiplier: so much is added to what the host weighs by Nova's own
+    weighers, and the largest sum is chosen. The best come first.
 
-    What hosts build and their free RAM is not in the index. With --os-cloud Nova's API is
-    asked for it, with the credentials of clouds.yaml (role admin); without, all hosts
-    count as idle and as full as each other. The scheduler knows more: its own decisions
-    of the last seconds, which hosts pass its filters, and multipliers of aggregates. What
-    it said of a boot is in its log with debug = True.
+    Which hosts there are, what they build and their free RAM is not in the index. With
+    --os-cloud Nova's API is asked for it, with the credentials of clouds.yaml (role admin);
+    without, the hosts are those that the index knows, all idle and as full as each other.
+    The scheduler knows more: its own decisions of the last seconds, which hosts pass its
+    filters, and multipliers of aggregates; and it counts builds, where Nova's API tells all
+    servers that are worked on. What it said of a boot is in its log with debug = True.
 
     The weigher's options count as in nova.conf: give that file with --config-file, before
     bus_cache.conf, whose Redis user may ask for all of this.
@@ -93,7 +94,9 @@ examples:
             raise command.CommandError("the image's size is not known: give it with --size")
         known = _of_nova(parsed_args.os_cloud) if parsed_args.os_cloud is not None else {}
         if known:
-            hosts = [host for host in hosts if host in known]
+            hosts = sorted(known)
+        elif parsed_args.os_cloud is None and self.app.stderr.isatty():
+            self.app.stderr.write(_UNKNOWN)
         candidates = policy.Candidates(
             [
                 policy.HELD if h in held else policy.COMING if h in coming else policy.ABSENT
@@ -105,6 +108,7 @@ examples:
         columns = ("host", "image", "builds", "free_ram_mb", "weight", "gain", "why")
         if not hosts:
             return columns, ()
+        every = "all hosts" if known else "all hosts that the index knows"
         ram = parsed_args.ram if known else 0
         scale = policy.scale(size, ram, candidates.free_ram_mb, options)
         weights = policy.weights(scale, candidates)
@@ -116,7 +120,7 @@ examples:
                 Column(known[host][1] if known else None),
                 round(weights[which], 3),
                 round(multiplier * weights[which], 3),
-                _why(scale, candidates, which),
+                _why(scale, candidates, which, every),
             )
             for which, host in enumerate(hosts)
         ]
@@ -126,11 +130,17 @@ examples:
 _IMAGE = {policy.HELD: "held", policy.COMING: "on its way", policy.ABSENT: "-"}
 
 
-def _why(scale: policy.Scale, hosts: policy.Candidates, which: int) -> str:
+_UNKNOWN = (
+    "Without --os-cloud: only hosts that the index knows, each as if it built nothing and were as "
+    "full as the others.\n"
+)
+
+
+def _why(scale: policy.Scale, hosts: policy.Candidates, which: int, every: str) -> str:
     if scale.saved == 0.0:
         return "an image as small as this weighs nothing"
     if len(set(hosts.there)) == 1:
-        return "as all hosts: the image makes no difference"
+        return f"as {every}: the image makes no difference"
     if hosts.there[which] == policy.ABSENT:
         return "would fetch it"
     return str(policy.shares(scale, hosts, which))

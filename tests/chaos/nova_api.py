@@ -139,7 +139,13 @@ def _service(host: str) -> dict[str, str]:
 
 def _hypervisor(host: str, ironic: bool) -> dict[str, Any]:
     kind = "ironic" if ironic else "QEMU"
-    return {"id": f"id-{host}", "hypervisor_type": kind, "service": {"host": host}}
+    return {
+        "id": f"id-{host}",
+        "hypervisor_type": kind,
+        "service": {"host": host},
+        "current_workload": 0,
+        "free_ram_mb": 65536,
+    }
 
 
 def _server(server: str, host: str, image: str) -> dict[str, Any]:

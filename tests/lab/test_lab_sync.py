@@ -12,12 +12,13 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bus_cache import connect
-from bus_cache.index.changes import InUse
+from bus_cache.index.changes import Held, InUse, Source
 from bus_cache.index.writer import Writer
 from consumers import nova_api
 from consumers.nova_api import NovaApi
@@ -74,13 +75,14 @@ class Cloud:
         rows = json.loads(done.stdout) if done.stdout.strip() else None
         return done.returncode, rows, done.stderr
 
-    def explain(self, image: str, *arguments: str) -> Any:
+    def explain(self, image: str, *arguments: str, config: Path | None = None) -> Any:
         """The rows of ``bus-cache explain``, with the administrator's credentials."""
+        configs = [self.plane.bus_cache_config, *([config] if config else [])]
         done = subprocess.run(
             [
                 *(str(PROGRAMS / "bus-cache"), "explain", image_id(image), "-f", "json"),
                 *("--os-cloud", "envvars", *arguments),
-                *("--config-file", str(self.plane.bus_cache_config)),
+                *(text for each in configs for text in ("--config-file", str(each))),
             ],
             capture_output=True,
             text=True,
@@ -110,11 +112,11 @@ class Cloud:
         with self.plane.redis.client() as client:
             return keyspace.everything(client)
 
-    def writer(self) -> Writer:
+    def writer(self, keyspace: str = "bus_cache") -> Writer:
         client = connect.connect(
             connect.parse(self.plane.addresses.redis), connect_timeout=5, read_timeout=30
         )
-        return Writer(client, "bus_cache")
+        return Writer(client, keyspace)
 
     def boot(self, name: str, image: str, host: str) -> Server:
         server = self.nova.boot(name, image_id(image), host=host).wait()
@@ -180,10 +182,14 @@ def test_an_empty_index_is_filled_with_what_lies_on_the_disks(cloud: Cloud) -> N
     assert (code, rows, "no drift" in said) == (0, [], True)
 
 
-def test_explain_takes_builds_and_free_ram_from_nova(cloud: Cloud, api: NovaApi) -> None:
+def test_explain_takes_hosts_builds_and_free_ram_from_nova(
+    cloud: Cloud, api: NovaApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Two of three hosts hold the image; a server of much RAM gains less on the fuller one."""
     of_nova = api.hypervisors()
     assert set(of_nova) == {"compute-1", "compute-2", "compute-3"}
+    monkeypatch.setattr(nova_api, "PAGE", 2)
+    assert api.hypervisors() == of_nova
     rows = {row["host"]: row for row in cloud.explain("first", "--size", "8G", "--ram", "20000")}
     assert {host: (row["builds"], row["free_ram_mb"]) for host, row in rows.items()} == of_nova
     assert {row["builds"] for row in rows.values()} == {0}
@@ -191,6 +197,19 @@ def test_explain_takes_builds_and_free_ram_from_nova(cloud: Cloud, api: NovaApi)
     assert images == {"compute-1": "held", "compute-2": "held", "compute-3": "-"}
     weights = [rows[host]["weight"] for host in sorted(rows)]
     assert 1 > weights[0] > weights[1] > weights[2] == 0
+    # hosts of which the index knows nothing yet are candidates too
+    now = int(time.time() * 1000)
+    cloud.writer("young").apply([Held("compute-2", image_id("first"), now, Source.SERVER)])
+    young = tmp_path / "young.conf"
+    young.write_text("[bus_cache]\nkeyspace = young\n")
+    known = cloud.explain("first", "--size", "8G", config=young)
+    assert [(row["host"], row["image"], row["weight"] > 0) for row in known] == [
+        ("compute-2", "held", True),
+        ("compute-1", "-", False),
+        ("compute-3", "-", False),
+    ]
+    with cloud.plane.redis.client() as client:
+        client.delete(*client.keys("{young}:*"))
 
 
 def test_all_pages_are_read(api: NovaApi, monkeypatch: pytest.MonkeyPatch, cloud: Cloud) -> None:
