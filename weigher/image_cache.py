@@ -174,7 +174,8 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
             self._call.multipliers = multiplier, states.own_multipliers(hosts, multiplier)
         if not LOG.isEnabledFor(logging.DEBUG):
             return result, ""
-        return result, f"{image} {_why(read.host, scale, candidates, result)}"
+        multipliers = [self.weight_multiplier(host) for host in hosts]
+        return result, f"{image} {_why(read.host, scale, candidates, result, multipliers)}"
 
     def _tell_changes(self) -> None:
         """Log that Redis was lost or is found again: each once, unless it flaps."""
@@ -250,15 +251,28 @@ def _why(
     scale: policy.Scale,
     candidates: policy.Candidates,
     result: Sequence[float],
+    multipliers: Sequence[float],
 ) -> str:
-    """Return for people how the weights came about."""
-    there = candidates.there
+    """Return for people how the weights came about, and what hosts gain by them."""
+    there, builds, _ = candidates
     held, coming = there.count(policy.HELD), there.count(policy.COMING)
     where = f"is held by {held}, on its way to {coming}"
-    best = max(result)
-    if best == 0.0:
-        return f"{where}: weighs nothing"
-    which = result.index(best)
-    shares = policy.shares(scale, candidates, which)
-    gain = len(result) - result.count(0.0)
-    return f"{where}; {gain} gain, {hosts[which]} most: {best:.3f} = {shares}"
+    gains = [weight * times for weight, times in zip(result, multipliers, strict=True)]
+    gain = len(gains) - gains.count(0.0)
+    if gain:
+        which = gains.index(max(gains, key=abs))
+        shares = policy.shares(scale, candidates, which)
+        return (
+            f"{where}; {gain} gain, {hosts[which]} most: {gains[which]:.3f} = "
+            f"{multipliers[which]:g} x {shares}, building {builds[which]:g}"
+        )
+    if any(result):
+        return f"{where}: those that would gain have multiplier 0"
+    if len(set(there)) == 1:
+        return f"{where}: makes no difference"
+    having = [number for number, part in enumerate(there) if part]
+    busy = sum(builds[number] >= scale.most_builds for number in having)
+    return (
+        f"{where}: {busy} of these build {scale.most_builds:g} or more, "
+        f"{len(having) - busy} have less free RAM than others"
+    )

@@ -21,9 +21,11 @@ OPTIONS = [
             default is above what Nova's RAM, CPU, disk and I/O weighers (1.0 each at the most) make
             of the differences between hosts that are about as full, so that a held image decides
             among these; a host that is much fuller than others gains nothing, whatever the
-            multiplier (see most_imbalance), and Nova's BuildFailureWeigher (1000000) still wins. 0
-            turns it off. An aggregate's metadata ``image_cache_weight_multiplier`` overrides it for
-            the aggregate's hosts: set it to 0 where hosts cache no images (Ceph).
+            multiplier (see most_imbalance), and Nova's BuildFailureWeigher (1000000) still wins. It
+            outweighs Nova's weighers of soft affinity, hypervisor versions and PCI devices (1.0
+            each), too. 0 turns it off. An aggregate's metadata ``image_cache_weight_multiplier``
+            overrides it for the aggregate's hosts: set it to 0 where hosts cache no images (Ceph),
+            or where other servers should not be drawn to (GPUs).
             """
         ),
     ),
@@ -61,7 +63,8 @@ OPTIONS = [
         help=paragraphs(
             """
             Builds on a host, those that wait for the image's download too, with which it gains
-            nothing any more: so a burst of servers of one image fills no host, and about one host
+            nothing any more (Nova's num_io_ops: snapshots, rebuilds, resizes and the like count
+            too): so a burst of servers of one image fills no host, and about one host
             for so many servers fetches the image. Fewer spread a burst, and fetch more; more of
             them have builds share the host's disk and network. From nova-compute's
             max_concurrent_builds (10) on, builds wait for each other.

@@ -778,9 +778,41 @@ def test_one_debug_line_per_call(
         f"{image.id} of {LARGE} bytes is held by 2, on its way to 0; 2 gain, compute1 most: "
         in (decided)
     )
-    assert "1.000 = saves 1.00 x there 1.00 x idle 1.00 x room 1.00; 3 candidates, " in decided
+    assert (
+        "5.000 = 5 x saves 1.00 x there 1.00 x idle 1.00 x room 1.00, building 0; 3 candidates, "
+        in decided
+    )
     assert f"{tiny.id} of {TINY} bytes is too small" in small
     assert "none to look for" in none
+
+
+def test_the_debug_line_says_why_nothing_is_gained(
+    server: servers.Redis, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And that a host gains by its own multiplier, not by the configured one."""
+    configure(server.url)
+    image, hosts, scheduler = make_image(), make_hosts(4), Scheduler()
+    hold(image, "compute1", "compute2")
+
+    def line() -> str:
+        caplog.clear()
+        scheduler.weigh(hosts, make_spec(image))
+        (text,) = said(caplog, logging.DEBUG)
+        return text.partition("on its way to 0")[2].partition("; 4 candidates")[0]
+
+    hosts[1].num_io_ops, hosts[2].free_ram_mb = 4, 1024
+    assert line() == ": 1 of these build 4 or more, 1 have less free RAM than others"
+    hosts[1].num_io_ops = 1
+    assert line().startswith("; 1 gain, compute1 most: 4.922 = 5 x saves 1.00")
+    assert line().endswith(", building 1")
+    hosts[1].aggregates = [aggregate("0")]
+    assert line() == ": those that would gain have multiplier 0"
+    hosts[2].free_ram_mb = 32768
+    hosts[2].aggregates = [aggregate("2")]
+    assert line().startswith("; 1 gain, compute2 most: 2.000 = 2 x saves 1.00")
+    hold(image, "compute0", "compute3")
+    time.sleep(1.1)  # what Redis said a moment ago counts for a second
+    assert line() == ": makes no difference"
 
 
 # Processes and threads.
