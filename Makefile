@@ -19,7 +19,7 @@ REPEAT ?= 2
 EXAMPLES ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz coverage test-nova-releases test-upgrade check docs format lab-test lab-bytes lab-churn chaos bench load latency agent-bench model simulate simulate-small clean
+.PHONY: help demo test fuzz coverage test-nova-releases test-upgrade check docs format lab-test lab-bytes lab-churn chaos bench load latency agent-bench model simulate simulate-small sensitivity clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -92,11 +92,14 @@ agent-bench: $(VENV)/.test servers  ## the agent's memory, processor time, and t
 model: $(VENV)/.test servers  ## many histories of a cloud against the index's model, by chance; EXAMPLES=5000, SEED= of one that failed
 	EXAMPLES=$(EXAMPLES) SEED=$(SEED) $(BIN)/python -m pytest tests/functional/test_model.py -rP --numprocesses $(JOBS) --dist loadgroup $(ARGS)
 
-simulate-small: $(VENV)/.simulate  ## boots of a small trace under all policies, by Nova's real weighers; about a minute
+simulate-small: $(VENV)/.simulate  ## boots of a small trace under all policies, by Nova's real weighers; half a minute
 	$(BIN)/python -W ignore -m simulator.campaign --small $(ARGS)
 
-simulate: $(VENV)/.simulate  ## the report of docs/placement.md; some hours, goes on where it was stopped
-	$(BIN)/python -W ignore -m simulator.campaign --pictures docs/placement $(ARGS)
+sensitivity: $(VENV)/.simulate  ## what the outcome of placement depends on: the weigher's options, and the cloud; ten minutes
+	$(BIN)/python -W ignore -m simulator.sensitivity $(ARGS)
+
+simulate: $(VENV)/.simulate  ## the report of docs/placement.md; some hours, goes on where it was stopped; ARGS= for a part
+	$(BIN)/python -W ignore -m simulator.campaign $(if $(ARGS),,--pictures docs/placement) $(ARGS)
 
 clean:  ## remove what was made here, the virtual environment too
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -24,24 +25,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"no such policy: {', '.join(unknown)}; there are {', '.join(policies.ALL)}")
     if options.hosts < 1 or options.jobs < 1:
         _fail("--hosts and --jobs must be at least 1")
+    for name in ("vcpus", "ram_mb", "disk_gb", "glance_gbit", "host_gbit"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            _fail(f"--{name.replace('_', '-')} must be above 0")
+    assumed = parameters.load(
+        host_vcpus=options.vcpus,
+        host_ram=options.ram_mb,
+        host_disk=options.disk_gb,
+        glance_bandwidth=options.glance_gbit and options.glance_gbit * GBIT,
+        host_bandwidth=options.host_gbit and options.host_gbit * GBIT,
+    )
     try:
-        assumed = parameters.load(
-            host_vcpus=options.vcpus,
-            host_ram=options.ram_mb,
-            host_disk=options.disk_gb,
-            glance_bandwidth=options.glance_gbit and options.glance_gbit * GBIT,
-            host_bandwidth=options.host_gbit and options.host_gbit * GBIT,
-        )
         requests = trace.read(options.trace)
+        if options.config_file:
+            parallel.check(options.config_file)
     except ValueError as error:
         _fail(str(error))
+    try:  # before hours of work
+        if options.json:
+            options.json.open("a").close()
+        if options.pictures:
+            options.pictures.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}")
     outcomes = parallel.run_all(
-        requests, names, options.hosts, options.seed, assumed, jobs=options.jobs, done=_through
+        requests,
+        names,
+        options.hosts,
+        options.seed,
+        assumed,
+        jobs=options.jobs,
+        done=_through,
+        config_file=options.config_file,
     )
     figures = {name: outcomes[name].figures for name in names}
+    print(table.of(figures))
+    if base := figures.get("nova_default"):
+        print("\nAgainst nova_default:\n")
+        print(table.ratios({name: [got] for name, got in figures.items()}, [base]))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print(table.of(figures))
     if options.pictures:
         from simulator import pictures  # noqa: PLC0415 - matplotlib takes a second, and may lack
 
@@ -52,20 +76,64 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__)
-    parser.add_argument("--trace", type=pathlib.Path, required=True, metavar="FILE")
-    parser.add_argument("--hosts", type=int, metavar="N", required=True)
     parser.add_argument(
-        "--seed", type=int, metavar="N", default=0, help="of what the trace leaves open"
+        "--trace",
+        type=pathlib.Path,
+        required=True,
+        metavar="FILE",
+        help=f"CSV, gzipped or not: {','.join(trace.COLUMNS)}",
     )
-    parser.add_argument("--json", type=pathlib.Path, metavar="OUT")
-    parser.add_argument("--policies", metavar="A,B", help=f"of {','.join(policies.ALL)}")
-    parser.add_argument("--vcpus", type=int, metavar="N", help="of a host, before overcommitment")
-    parser.add_argument("--ram-mb", type=int, metavar="N", help="of a host, in MiB")
-    parser.add_argument("--disk-gb", type=int, metavar="N", help="of a host, in GiB")
-    parser.add_argument("--glance-gbit", type=float, metavar="X", help="Gbit/s out of Glance")
-    parser.add_argument("--host-gbit", type=float, metavar="X", help="Gbit/s into a host")
     parser.add_argument(
-        "--jobs", type=int, metavar="N", default=2, help="policies run at the same time"
+        "--hosts", type=int, metavar="N", required=True, help="all alike; empty at the beginning"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        default=0,
+        help="of what the trace leaves open: how long each boot takes, in which order hosts of one "
+        "weight stand, when each host's periodic tasks run (default 0)",
+    )
+    parser.add_argument(
+        "--json", type=pathlib.Path, metavar="OUT", help="write the figures, a key per policy"
+    )
+    parser.add_argument(
+        "--policies", metavar="A,B", help=f"of {','.join(policies.ALL)} (default: all)"
+    )
+    parser.add_argument(
+        "--config-file",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="a nova.conf, of which the weighers' options count for all policies: those of "
+        "[filter_scheduler], and for bus_cache of [image_cache_weigher] (default: their defaults)",
+    )
+    usual = parameters.load()
+    parser.add_argument(
+        "--vcpus",
+        type=int,
+        metavar="N",
+        help=f"of a host, before overcommitment (default {usual.host_vcpus})",
+    )
+    parser.add_argument(
+        "--ram-mb", type=int, metavar="N", help=f"of a host, in MiB (default {usual.host_ram})"
+    )
+    parser.add_argument(
+        "--disk-gb", type=int, metavar="N", help=f"of a host, in GiB (default {usual.host_disk})"
+    )
+    parser.add_argument(
+        "--glance-gbit",
+        type=float,
+        metavar="X",
+        help=f"Gbit/s out of Glance in all (default {usual.glance_bandwidth / GBIT:g})",
+    )
+    parser.add_argument(
+        "--host-gbit",
+        type=float,
+        metavar="X",
+        help=f"Gbit/s into each host (default {usual.host_bandwidth / GBIT:g})",
+    )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", default=2, help="policies run at the same time (default 2)"
     )
     parser.add_argument("--pictures", type=pathlib.Path, metavar="DIR", help="draw PNG and SVG")
     return parser

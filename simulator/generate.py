@@ -36,20 +36,29 @@ _SMALLEST, _LARGEST, _MEDIAN, _SIGMA = 300_000_000, 20_000_000_000, 2e9, 1.0
 _STAYS = 0.1
 _LIFE_SIGMA = 2.0
 _LONGEST_MEDIAN = 30 * 86400.0
+_STEEPEST = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What a synthetic trace is like."""
+    """What a synthetic trace is like; :data:`_MEANS` has each in words."""
 
     boots: int = 20_000
     days: float = 7.0
     images: int = 300
     zipf: float = 0.9
     burst_share: float = 0.4
-    """Of all servers, those that come in bursts."""
     load: float = 0.6
-    """Of the hosts' RAM, what servers fill at the fullest moment."""
+
+
+_MEANS = {
+    "boots": "servers in all",
+    "days": "from the first request to the last, about",
+    "images": "how many there are",
+    "zipf": "exponent of their popularity; 0: all alike, and the higher the fewer are popular",
+    "burst_share": "of all servers, those that come in bursts, from 0 to 1",
+    "load": "of the hosts' RAM, what servers fill at the fullest moment, from 0 to 1",
+}
 
 
 def generate(shape: Shape, hosts: int, host_ram_mb: int, seed: int) -> list[Request]:
@@ -140,22 +149,43 @@ def _fullest(requests: list[Request], scale: float) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write a trace: ``python -m simulator.generate --hosts 100 --seed 1 trace.csv.gz``."""
-    shape = Shape()
-    parser = argparse.ArgumentParser(prog="python -m simulator.generate", description=__doc__)
-    parser.add_argument("file", type=pathlib.Path)
-    parser.add_argument("--hosts", type=int, required=True)
-    parser.add_argument("--ram-mb", type=int, default=load().host_ram, help="of a host, in MiB")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        prog="python -m simulator.generate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=pathlib.Path, help="to write; with .gz gzipped")
+    parser.add_argument(
+        "--hosts", type=int, required=True, metavar="N", help="that the load is measured by"
+    )
+    ram = load().host_ram
+    parser.add_argument(
+        "--ram-mb", type=int, default=ram, metavar="N", help=f"of a host, in MiB (default {ram})"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another one, another trace (default 0)"
+    )
     for field in dataclasses.fields(Shape):
-        value = getattr(shape, field.name)
         parser.add_argument(
-            f"--{field.name.replace('_', '-')}", type=type(value), default=value, metavar=value
+            f"--{field.name.replace('_', '-')}",
+            type=type(field.default),
+            default=field.default,
+            metavar="N" if isinstance(field.default, int) else "X",
+            help=f"{_MEANS[field.name]} (default {field.default})",
         )
     options = parser.parse_args(arguments)
-    chosen = Shape(
-        **{field.name: getattr(options, field.name) for field in dataclasses.fields(Shape)}
-    )
-    write(options.file, generate(chosen, options.hosts, options.ram_mb, options.seed))
+    chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(Shape)}
+    for name in ("hosts", "ram_mb", "boots", "days", "images", "load"):
+        if not 0 < getattr(options, name) < math.inf:
+            parser.error(f"--{name.replace('_', '-')} must be above 0")
+    if not (0 <= options.burst_share <= 1 and options.load <= 1):
+        parser.error("--burst-share and --load are parts, 1 at the most")
+    if not abs(options.zipf) <= _STEEPEST:
+        parser.error(f"--zipf is {_STEEPEST:g} at the most")
+    try:
+        write(options.file, generate(Shape(**chosen), options.hosts, options.ram_mb, options.seed))
+    except OSError as error:
+        parser.error(f"{options.file}: {error.strerror}")
 
 
 if __name__ == "__main__":

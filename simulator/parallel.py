@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import gc
+import importlib
 import multiprocessing
+import pathlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from simulator.parameters import Parameters
 from simulator.run import Outcome, run
@@ -23,19 +26,21 @@ def run_all(
     *,
     jobs: int,
     done: Callable[[str, Outcome, float], None] = lambda name, outcome, seconds: None,
+    config_file: pathlib.Path | None = None,
+    constants: Mapping[str, float] = {},
 ) -> dict[str, Outcome]:
     """Return what each policy gave.
 
     :param jobs: processes at the same time.
     :param done: told a policy's name, its outcome and its seconds as soon as it is through.
+    :param config_file: a nova.conf, whose weighers' options count for all policies.
+    :param constants: modules' names with their constants' -> what these are to be.
     """
     outcomes: dict[str, Outcome] = {}
-    # a new interpreter for each: none inherits another's options, caches or locks
-    with concurrent.futures.ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare
-    ) as pool:
+    with pool(jobs, config_file, constants) as processes:
         tasks = {
-            pool.submit(_timed, requests, name, hosts, seed, parameters): name for name in names
+            processes.submit(_timed, requests, name, hosts, seed, parameters): name
+            for name in names
         }
         for task in concurrent.futures.as_completed(tasks):
             outcome, seconds = task.result()
@@ -44,10 +49,38 @@ def run_all(
     return {name: outcomes[name] for name in names}
 
 
-def _prepare() -> None:
+def pool(
+    jobs: int, config_file: pathlib.Path | None = None, constants: Mapping[str, float] = {}
+) -> concurrent.futures.ProcessPoolExecutor:
+    """Return processes that are ready to simulate: see :func:`run_all`."""
+    # a new interpreter for each: none inherits another's options, caches or locks
+    return concurrent.futures.ProcessPoolExecutor(
+        jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=functools.partial(_prepare, config_file, constants),
+    )
+
+
+def check(config_file: pathlib.Path) -> None:
+    """Find out whether a nova.conf can be used, before hours of work.
+
+    :raises ValueError: it can't.
+    """
     warnings.simplefilter("ignore")  # eventlet's, which Nova imports
     from simulator import nova_scheduler  # noqa: PLC0415 - after the line above
 
+    nova_scheduler.configure(config_file)
+
+
+def _prepare(config_file: pathlib.Path | None, constants: Mapping[str, float]) -> None:
+    warnings.simplefilter("ignore")  # eventlet's, which Nova imports
+    from simulator import nova_scheduler  # noqa: PLC0415 - after the line above
+
+    if config_file:
+        nova_scheduler.configure(config_file)
+    for name, value in constants.items():
+        module, _, constant = name.rpartition(".")
+        setattr(importlib.import_module(module), constant, value)
     nova_scheduler.prepare()
     gc.freeze()
 

@@ -52,5 +52,5 @@ def load(**changed: Any) -> Parameters:
         raise ValueError(f"{FILE.name}: {sorted(values.keys() ^ fields)} missing or unknown")
     for name, value in values.items():
         if not value > 0:
-            raise ValueError(f"{name} is {value}: it must be above 0")
+            raise ValueError(f"{name} is {value:g}: it must be above 0")
     return Parameters(**values)

@@ -18,7 +18,8 @@ import dataclasses
 import gzip
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 COLUMNS = "time_s", "lifetime_s", "image", "image_bytes", "vcpus", "ram_mb", "disk_gb", "count"
@@ -26,9 +27,15 @@ COLUMNS = "time_s", "lifetime_s", "image", "image_bytes", "vcpus", "ram_mb", "di
 BURST_SERVERS = 20
 """So many servers of one image at once are a burst."""
 
+_MOST = 1e15
+"""Of any number: a petabyte, and far more of all else than a cloud has."""
+
 _LATEST_BEGIN = 86400.0
 """Seconds: a trace whose first request is later, or before 0, has its clock begin elsewhere (with
 the epoch, say). Its time is counted from its first request: a cloud is not run empty for years."""
+
+_LONGEST = 3 * 365 * 86400.0
+"""Seconds: what is longer has a wrong time in it, such as one 0 among times of the epoch."""
 
 _BURST_GAP = 10.0
 """Seconds: requests for one image that follow each other no later than this belong together."""
@@ -62,9 +69,14 @@ def read(path: pathlib.Path) -> list[Request]:
             opener: Callable[..., Any] = gzip.open if raw.read(2) == b"\x1f\x8b" else open
         with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
             requests = sorted(_requests(path, lines), key=lambda each: each.time_s)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise TraceError(f"{path}: {error.strerror or error}") from error
+    except (EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{path}: {error}") from error
-    first = requests[0].time_s
+    first, last = requests[0].time_s, requests[-1].time_s
+    if last - first > _LONGEST:
+        days = (last - first) / 86400
+        raise TraceError(f"{path}: from its first request to its last it is {days:.0f} days")
     if 0 <= first <= _LATEST_BEGIN:
         return requests
     return [dataclasses.replace(each, time_s=each.time_s - first) for each in requests]
@@ -103,13 +115,20 @@ def bursts(requests: Sequence[Request]) -> list[int | None]:
 
 def _requests(path: pathlib.Path, lines: TextIO) -> Iterator[Request]:
     rows = csv.DictReader(lines)
-    missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-    if missing:
-        raise TraceError(f"{path}: column {', '.join(missing)} is missing in the first line")
+    head = list(rows.fieldnames or ())
+    if missing := [name for name in COLUMNS if name not in head]:
+        raise TraceError(
+            f"{path}: the first line must name the columns, with commas between: it lacks "
+            f"{', '.join(missing)}; it is {','.join(head)[:120]!r}"
+        )
+    if twice := [name for name in COLUMNS if head.count(name) > 1]:
+        raise TraceError(f"{path}: the first line names {', '.join(twice)} twice")
     sizes: dict[str, int] = {}
     request = None
     for row in rows:
         try:
+            if None in row:
+                raise ValueError("it has more fields than the first line has columns")
             request = _request(row)
         except (ValueError, TypeError) as error:
             raise TraceError(f"{path}, line {rows.line_num}: {error}") from error
@@ -121,7 +140,7 @@ def _requests(path: pathlib.Path, lines: TextIO) -> Iterator[Request]:
         raise TraceError(f"{path}: there is no request in it")
 
 
-def _request(row: dict[str, str | None]) -> Request:
+def _request(row: Mapping[str | Any, Any]) -> Request:
     """:raises ValueError: a value that is none or makes no sense."""
 
     def number(name: str, least: float, *, whole: bool = True) -> float:
@@ -133,6 +152,8 @@ def _request(row: dict[str, str | None]) -> Request:
             value = math.nan
         if not math.isfinite(value) or (whole and not value.is_integer()):
             raise ValueError(f"{name} is {text!r}, which is no {kind}")
+        if value > _MOST:
+            raise ValueError(f"{name} is {text}; the most is {_MOST:g}")
         if value < least:
             raise ValueError(f"{name} is {text}; the least is {least:g}")
         return value

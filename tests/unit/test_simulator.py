@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import pathlib
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator import __main__ as command
-from simulator import generate, links, nova_scheduler, parameters, policies, trace
-from simulator.cloud import Cloud
+from simulator import (
+    generate,
+    links,
+    nova_scheduler,
+    parameters,
+    policies,
+    sensitivity,
+    table,
+    trace,
+)
 from simulator.run import Outcome, percentile, run
 from simulator.trace import Request
 
@@ -151,8 +161,14 @@ HEAD = ",".join(trace.COLUMNS) + "\n"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "missing"),
-        (HEAD.replace(",count", ""), "column count is missing"),
+        ("", "it lacks time_s, lifetime_s"),
+        (HEAD.replace(",count", ""), "it lacks count; it is 'time_s,lifetime_s"),
+        (HEAD.replace(",", ";"), "with commas between"),
+        (HEAD.replace("vcpus", "count"), "it lacks vcpus"),
+        (HEAD.replace("\n", ",count\n"), "names count twice"),
+        (HEAD + "0,,a,5,1,1,1,1,1\n", "line 2: it has more fields"),
+        (HEAD + "0,,a,5,1,1,1,1e300\n", "line 2: count is 1e300; the most is 1e+15"),
+        (HEAD + "0,,a,5,1,1,1,1\n1.7e9,,a,5,1,1,1,1\n", "it is 19676 days"),
         (HEAD, "no request"),
         (HEAD + "0,,a,5,1,1,1,0\n", "line 2: count is 0"),
         (HEAD + "0,-1,a,5,1,1,1,1\n", "lifetime_s is -1; the least is 0"),
@@ -222,6 +238,117 @@ def test_the_command_writes_a_json_by_policy(tmp_path: pathlib.Path) -> None:
     assert figures["flat_10"]["boot_p99_s"] > 0.69 + SIZE / 1e8 + SIZE / 3e8
 
 
+def test_a_nova_conf_counts_for_all_policies(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There one host is filled first, so Nova alone fetches once. Metrics are left out."""
+    trace.write(tmp_path / "t.csv", [request(1000.0 * index) for index in range(3)])
+    (tmp_path / "nova.conf").write_text(
+        "[filter_scheduler]\nram_weight_multiplier = -5\ncpu_weight_multiplier = -5\n"
+        "disk_weight_multiplier = 0\nio_ops_weight_multiplier = 0\n"
+        f"[image_cache_weigher]\nmetrics_folder = {tmp_path / 'metrics'}\n"
+    )
+    line = ["--trace", str(tmp_path / "t.csv"), "--hosts", "3", "--policies"]
+    out = tmp_path / "out.json"
+    command.main([*line, "nova_default", "--json", str(out)])
+    assert json.loads(out.read_text())["nova_default"]["downloads"] == 3
+    file = ["--config-file", str(tmp_path / "nova.conf")]
+    command.main([*line, "nova_default,bus_cache", *file, "--json", str(out)])
+    figures = json.loads(out.read_text())
+    assert {name: got["downloads"] for name, got in figures.items()} == {
+        "nova_default": 1,
+        "bus_cache": 1,
+    }
+    assert not (tmp_path / "metrics").exists()
+    assert "| bus_cache | 1.00 | 1.00 | 1.00 | 1.00 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--json", "/nowhere/out.json"], "/nowhere/out.json: No such file or directory"),
+        (["--pictures", "/proc/pictures"], "/proc/pictures: "),
+        (["--glance-gbit", "0"], "--glance-gbit must be above 0"),
+        (["--ram-mb", "-1"], "--ram-mb must be above 0"),
+        (["--policies", "best"], "no such policy: best; there are nova_default, "),
+        (["--config-file", "/nowhere/nova.conf"], "/nowhere/nova.conf: "),
+    ],
+)
+def test_wrong_use_is_told_before_the_work(
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    """In one line: hours of work would be lost."""
+    trace.write(tmp_path / "t.csv", [request(0)])
+    with pytest.raises(SystemExit) as end:
+        command.main(["--trace", str(tmp_path / "t.csv"), "--hosts", "1", *arguments])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {said}")
+    assert error.count("\n") == 1
+
+
+def test_a_broken_gzip_is_refused_in_one_line(tmp_path: pathlib.Path) -> None:
+    """Wherever it is broken."""
+    path = tmp_path / "t.csv.gz"
+    trace.write(path, generate.generate(generate.Shape(boots=200, days=0.5), 10, 262144, 3))
+    whole = path.read_bytes()
+    for place in range(2, len(whole), 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        with contextlib.suppress(trace.TraceError):
+            trace.read(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--boots", "0"], "--boots must be above 0"),
+        (["--days", "nan"], "--days must be above 0"),
+        (["--load", "2"], "--burst-share and --load are parts"),
+        (["--zipf", "99"], "--zipf is 10 at the most"),
+        ([], "No such file or directory"),
+    ],
+)
+def test_a_trace_that_cannot_be_made(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    """By the generator's command."""
+    with pytest.raises(SystemExit) as end:
+        generate.main([str(tmp_path / "nowhere" / "t.csv"), "--hosts", "1", *arguments])
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_ratios_say_how_many_traces_meet_a_goal() -> None:
+    """Means with an interval where there are several; none where there is nothing to compare."""
+    keys = [key for key, _ in table.GOALS]
+    base = [dict.fromkeys(keys, 10.0), dict.fromkeys(keys, 20.0)]
+    ours = [dict.fromkeys(keys, 3.0), dict.fromkeys(keys, 10.0)]
+    lines = table.ratios({"ours": ours}, base).splitlines()
+    assert lines[-1].startswith("| ours | 0.40 ± 1.27 (1/2) |")
+    assert table.ratios({"ours": ours[:1]}, base[:1]).endswith("| 0.30 | 0.30 | 0.30 | 0.30 |")
+    nothing = dict.fromkeys(keys, 0.0)
+    assert table.ratios({"ours": [nothing]}, [nothing]).endswith("| ours | - | - | - | - |")
+
+
+TINY = 12, {"boots": 120, "days": 0.02, "images": 5, "load": 0.3}
+
+
+def test_a_case_has_its_own_options_cloud_and_constants() -> None:
+    """A weigher without a multiplier, or to which holding is nothing, is another one."""
+
+    def downloads(**case: Any) -> float:
+        figures = sensitivity._figures(TINY, sensitivity.Case("", **case), ["bus_cache"], 1, 1)
+        return figures["bus_cache"]["downloads"]
+
+    usual = downloads()
+    assert downloads(options={"image_cache_weigher": {"multiplier": 0}}) > usual
+    assert downloads(constants={"weigher.policy.HELD": 0.0}) > usual
+    assert downloads(assumed={"host_ram": 32_768}) != usual
+
+
 def test_bursts_are_found_in_one_request_and_in_many() -> None:
     """20 servers of an image, 19 are none, with no gap above 10 s."""
     many = [request(100 + 5 * index, "b") for index in range(20)]
@@ -247,4 +374,3 @@ def test_every_parameter_has_a_source_and_no_unknown_name() -> None:
     """The file and the fields agree, and a wrong value is refused."""
     with pytest.raises(ValueError, match="host_ram is 0"):
         parameters.load(host_ram=0)
-    assert Cloud  # the model takes nothing but these
