@@ -95,7 +95,7 @@ examples:
         known = _of_nova(parsed_args.os_cloud) if parsed_args.os_cloud is not None else {}
         if known:
             hosts = sorted(known)
-        elif parsed_args.os_cloud is None and self.app.stderr.isatty():
+        elif self.app.stderr.isatty():
             self.app.stderr.write(_UNKNOWN)
         candidates = policy.Candidates(
             [
@@ -147,16 +147,19 @@ def _why(scale: policy.Scale, hosts: policy.Candidates, which: int, every: str) 
 
 
 def _of_nova(cloud: str) -> dict[str, tuple[int, int]]:
-    """Return host -> builds and free RAM in MiB.
+    """Return host -> builds and free RAM in MiB; one at least.
 
-    :raises CommandError: Nova's API can't be asked.
+    :raises CommandError: Nova's API can't be asked, or knows none.
     """
     from consumers import nova_api  # noqa: PLC0415 - imports much
 
     try:
-        return nova_api.NovaApi(cloud).hypervisors()
+        found = nova_api.NovaApi(cloud).hypervisors()
     except nova_api.ApiError as error:
         raise command.CommandError(str(error)) from error
+    if not found:
+        raise command.CommandError("Nova's API lists no hypervisors with their builds and free RAM")
+    return found
 
 
 def _size(text: str) -> int:
