@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from simulator import parallel, parameters, policies, table, trace
+from simulator.parameters import GBIT
 from simulator.run import Outcome
-
-GBIT = 1e9 / 8
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

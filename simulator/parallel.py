@@ -11,6 +11,7 @@ import pathlib
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from simulator.parameters import Parameters
 from simulator.run import Outcome, run
@@ -66,16 +67,19 @@ def check(config_file: pathlib.Path) -> None:
 
     :raises ValueError: it can't.
     """
-    warnings.simplefilter("ignore")  # eventlet's, which Nova imports
+    _nova_scheduler().configure(config_file)
+
+
+def _nova_scheduler() -> Any:
+    """Import the module with Nova, without the warnings of eventlet, which Nova imports."""
+    warnings.simplefilter("ignore")
     from simulator import nova_scheduler  # noqa: PLC0415 - after the line above
 
-    nova_scheduler.configure(config_file)
+    return nova_scheduler
 
 
 def _prepare(config_file: pathlib.Path | None, constants: Mapping[str, float]) -> None:
-    warnings.simplefilter("ignore")  # eventlet's, which Nova imports
-    from simulator import nova_scheduler  # noqa: PLC0415 - after the line above
-
+    nova_scheduler = _nova_scheduler()
     if config_file:
         nova_scheduler.configure(config_file)
     for name, value in constants.items():

@@ -8,6 +8,9 @@ from typing import Any
 
 import yaml
 
+GBIT = 1e9 / 8
+"""Bytes per second."""
+
 FILE = pathlib.Path(__file__).with_name("parameters.yaml")
 
 

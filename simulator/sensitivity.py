@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from simulator import generate, parallel, parameters, table
+from simulator.parameters import GBIT
 
 SEEDS = 11, 12, 13
 _SHORT = {
@@ -24,7 +25,6 @@ _SHORT = {
     "ram_cv": "RAM cv",
     "max_builds_one_host": "builds",
 }
-GBIT = 1e9 / 8
 _PACKING = {"ram_weight_multiplier": -1, "cpu_weight_multiplier": -1, "disk_weight_multiplier": -1}
 
 
@@ -124,9 +124,8 @@ def _table(
 
 
 def _mean(runs: Sequence[Mapping[str, Mapping[str, float]]], name: str, base: str, key: str) -> str:
-    if not all(run[base][key] for run in runs):
-        return "-"
-    return f"{statistics.fmean(run[name][key] / run[base][key] for run in runs):.2f}"
+    found = table.parts([run[name] for run in runs], [run[base] for run in runs], key)
+    return f"{statistics.fmean(found):.2f}" if found else "-"
 
 
 def _figures(

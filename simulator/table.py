@@ -57,6 +57,14 @@ def ratios(
     return "\n".join(lines)
 
 
+def parts(
+    runs: Sequence[Mapping[str, float]], base: Sequence[Mapping[str, float]], key: str
+) -> list[float]:
+    """Return what each run takes of its base; empty where one of these has nothing."""
+    pairs = [(run[key], other[key]) for run, other in zip(runs, base, strict=True)]
+    return [value / other for value, other in pairs] if all(other for _, other in pairs) else []
+
+
 def _ratio(
     runs: Sequence[Mapping[str, float]],
     base: Sequence[Mapping[str, float]],
@@ -64,10 +72,9 @@ def _ratio(
     most: float,
 ) -> str:
     """Return the mean, and of several its interval, and in how many it is within the goal."""
-    pairs = [(run[key], other[key]) for run, other in zip(runs, base, strict=True)]
-    if not all(other for _, other in pairs):
+    found = parts(runs, base, key)
+    if not found:
         return "-"
-    found = [value / other for value, other in pairs]
     mean = statistics.fmean(found)
     if len(found) < 2:
         return f"{mean:.2f}"

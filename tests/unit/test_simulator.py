@@ -155,6 +155,16 @@ def test_a_trace_is_read_as_written(tmp_path: pathlib.Path, name: str) -> None:
     assert trace.read(tmp_path / name) == requests
 
 
+def refused(path: pathlib.Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Have the command refuse to run a trace; return its one line."""
+    with pytest.raises(SystemExit) as end:
+        command.main(["--trace", str(path), "--hosts", "1", *arguments])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
 HEAD = ",".join(trace.COLUMNS) + "\n"
 
 
@@ -186,13 +196,9 @@ def test_a_bad_trace_is_refused_in_one_line(
     """By the command, without a traceback."""
     path = tmp_path / "bad.csv"
     path.write_text(text)
-    with pytest.raises(SystemExit) as end:
-        command.main(["--trace", str(path), "--hosts", "1"])
-    assert end.value.code == 2
-    error = capsys.readouterr().err
+    error = refused(path, capsys)
     assert said in error
     assert error.startswith(f"error: {path}")
-    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -282,12 +288,7 @@ def test_wrong_use_is_told_before_the_work(
 ) -> None:
     """In one line: hours of work would be lost."""
     trace.write(tmp_path / "t.csv", [request(0)])
-    with pytest.raises(SystemExit) as end:
-        command.main(["--trace", str(tmp_path / "t.csv"), "--hosts", "1", *arguments])
-    assert end.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {said}")
-    assert error.count("\n") == 1
+    assert refused(tmp_path / "t.csv", capsys, *arguments).startswith(f"error: {said}")
 
 
 def test_a_broken_gzip_is_refused_in_one_line(tmp_path: pathlib.Path) -> None:
