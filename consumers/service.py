@@ -7,6 +7,7 @@ process that dies is started again.
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import os
 import sys
@@ -275,6 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else "is never removed by Nova ([image_cache])",
     )
     conf.log_opt_values(LOG, logging.DEBUG)
+    if sys.stderr is not None:
+        faulthandler.enable()  # at SIGABRT, which systemd's watchdog sends, each thread's place
     systemd = os.environ.get("NOTIFY_SOCKET", "")  # cotyledon takes it away when it has used it
     manager = cotyledon.ServiceManager(graceful_shutdown_timeout=2 * GRACE)
     manager.add(ConsumerService, workers=1, args=(conf, arguments, systemd))

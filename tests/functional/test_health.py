@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -141,6 +142,29 @@ def test_systemd_is_told(
     systemd.hear("WATCHDOG=1")
     assert program.stop() == 0
     assert systemd.hear("STOPPING=1") == "STOPPING=1"
+
+
+def test_what_hangs_says_where_each_thread_stood(
+    start: Callable[[str], Program], rabbit: servers.RabbitMQ
+) -> None:
+    """``SIGABRT`` is what systemd sends where its watchdog was not told in time."""
+    program = start(rabbit.url)
+    program.reading()
+    os.kill(int(wait_for(lambda: children(program))[0]), signal.SIGABRT)
+    program.said("Fatal Python error: Aborted")
+    program.said("consumers/consumer.py")
+    program.reading(2)
+
+
+def test_a_program_that_goes_on_after_sigterm_is_told_of_with_its_log(tmp_path: Path) -> None:
+    """What is in the log of a test that fails once in months has to tell why."""
+    script = "import faulthandler, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    script += "faulthandler.enable(); print('deaf', flush=True); time.sleep(600)"
+    process = servers.Process([sys.executable, "-c", script], tmp_path / "log")
+    wait_for(lambda: "deaf" in (tmp_path / "log").read_text())
+    with pytest.raises(servers.ServerError, match=r"(?s)after SIGTERM:\ndeaf.*Aborted.*line 1 in"):
+        process.stop(0.1)
+    assert not process.running
 
 
 def children(program: Program) -> list[str]:
