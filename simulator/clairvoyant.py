@@ -34,35 +34,45 @@ def demands(requests: Sequence[Request]) -> dict[str, int]:
     return found
 
 
+class Choice:
+    """Hosts for one request: as :class:`simulator.nova_scheduler.Choice`."""
+
+    def __init__(self, scheduler: Clairvoyant, request: Request) -> None:
+        self._scheduler, self._request = scheduler, request
+        self.candidates = len(scheduler.hosts)
+
+    def best(self) -> Host | None:
+        """Return a host for one server and allocate it; None: there is no room."""
+        host = self._scheduler.choose(self._request)
+        if host is not None:
+            host.allocate(self._request)
+        return host
+
+    def consume(self) -> None:
+        """Nothing: allocations are seen at once."""
+
+
 class Clairvoyant:
     """Stands where a scheduler's process stands."""
 
     def __init__(self, hosts: Sequence[Host], requests: Sequence[Request]) -> None:
         """Take the whole trace."""
-        self._hosts = list(hosts)
+        self.hosts = list(hosts)
         self._demand = demands(requests)
         self._own: defaultdict[str, list[Host]] = defaultdict(list)
         self._assigned: defaultdict[int, float] = defaultdict(float)
 
-    def select(self, request: Request, now: float) -> list[Host] | None:
-        """Choose and allocate a host for each server of a request; None: not enough of them."""
-        chosen: list[Host] = []
-        for _ in range(request.count):
-            host = self._choose(request)
-            if host is None:
-                for taken in chosen:
-                    taken.allocate(request, -1)
-                return None
-            host.allocate(request)
-            chosen.append(host)
-        return chosen
+    def begin(self, request: Request) -> Choice:
+        """Stand ready to choose a host for each server of a request."""
+        return Choice(self, request)
 
-    def _choose(self, request: Request) -> Host | None:
+    def choose(self, request: Request) -> Host | None:
+        """Return the host for one server; None: there is no room."""
         own = self._own[request.image]
         fitting = [host for host in own if host.fits(request)]
         if fitting:
             return max(fitting, key=lambda host: host.room[1])
-        others = [host for host in self._hosts if host not in own and host.fits(request)]
+        others = [host for host in self.hosts if host not in own and host.fits(request)]
         if not others:
             return None
         host = min(others, key=lambda host: (self._assigned[host.index], -host.room[1]))

@@ -78,6 +78,7 @@ class Host:
         self.slots = simpy.Resource(env, parameters.max_concurrent_builds)
         self.builds = 0
         """Builds on the host, those that wait included."""
+        self.claimed_builds = 0
         self.cache: dict[str, float] = {}
         """Image → when its file was touched last."""
         self.fetching: dict[str, simpy.Event] = {}
@@ -87,6 +88,7 @@ class Host:
         self.claimed = [0, 0, 0]
         self.num_instances = 0
         self.building = 0
+        """``io_workload``: grows with a claim, falls with the periodic update only."""
         self.cache_bytes = 0
         self.cache_bytes_recorded = 0
         self.update_phase = 0.0
@@ -164,6 +166,7 @@ class Cloud:
         self.max_builds_one_host = max(self.max_builds_one_host, host.builds)
         with host.slots.request() as slot:
             yield slot
+            host.claimed_builds += 1
             host.building += 1
             host.claim(request)
             if request.image not in host.cache:
@@ -171,8 +174,8 @@ class Cloud:
             yield from self._fetch(server, host)
             host.cache[request.image] = env.now
             yield env.timeout(self._boot_seconds(server))
-            host.building -= 1
-            host.version += 1
+            host.claimed_builds -= 1
+            self._update_later(host)
         host.builds -= 1
         server.active_at = env.now
         if request.lifetime_s is not None:
@@ -208,8 +211,16 @@ class Cloud:
             self._say(self.index.coming, image, host, False)
 
     def _resize_cache(self, host: Host, change: int) -> None:
-        """The next periodic update of the host's record counts it in disk_available_least."""
         host.cache_bytes += change
+        self._update_later(host)
+
+    def _update_later(self, host: Host) -> None:
+        """Have the next periodic update write what no claim and no deletion writes.
+
+        That is the room that the image cache takes, and which builds are through: at their end
+        nova-compute saves the instance, not the host's record (``_build_and_run_instance`` in
+        nova/compute/manager.py).
+        """
         if host.update_due:
             return
         host.update_due = True
@@ -217,6 +228,7 @@ class Cloud:
         def update(_: simpy.Event) -> None:
             host.update_due = False
             host.cache_bytes_recorded = host.cache_bytes
+            host.building = host.claimed_builds
             host.version += 1
 
         interval = self._parameters.resource_update_interval

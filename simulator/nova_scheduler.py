@@ -4,7 +4,8 @@ What ``_schedule`` in nova/scheduler/manager.py does for a request with several 
 database and its calls of placement: the HostStates are made anew for each request from the hosts'
 records (``_get_host_states`` in nova/scheduler/host_manager.py), one server after the other is
 weighed by ``HostWeightHandler.get_weighed_objects``, the best host that placement still grants is
-consumed from. What it leaves out: filters other than room, cells, aggregates, alternates.
+claimed and consumed from. A process works at many requests at once. What it leaves out: filters
+other than room, cells, aggregates, alternates.
 
 Four things are done for speed, and change no weight (a test compares them):
 
@@ -126,26 +127,19 @@ class Worker:
         self._by_name = {host.name: host for host in hosts}
         self._record = _Record()
 
-    def select(self, request: Request, now: float) -> list[Host] | None:
-        """Choose and allocate a host for each server of a request; None: not enough of them."""
+    def begin(self, request: Request) -> Choice:
+        """Make HostStates for a request, of the hosts that placement names."""
         states = [self._state(host) for host in self._hosts if host.fits(request)]
-        spec = request_spec(request)
-        chosen: list[Host] = []
-        for _ in range(request.count):
-            weighed = self._handler.get_weighed_objects(self._weighers, states, spec)
-            for each in weighed:
-                host = self._by_name[each.obj.host]
-                if host.fits(request):
-                    break
-            else:
-                for taken in chosen:
-                    taken.allocate(request, -1)
-                return None
-            host.allocate(request)
-            chosen.append(host)
-            each.obj.consume_from_request(spec)
-            states = [other.obj for other in weighed]
-        return chosen
+        return Choice(self, request, states)
+
+    def weigh(self, states: list[Any], spec: Any) -> list[Any]:
+        """Return what Nova makes of HostStates, best first."""
+        weighed = self._handler.get_weighed_objects(self._weighers, states, spec)
+        return [each.obj for each in weighed]
+
+    def host(self, state: Any) -> Host:
+        """Return the host that a HostState is of."""
+        return self._by_name[state.host]
 
     def _state(self, host: Host) -> Any:
         """Return a HostState for one request: it goes when the request is through, as Nova's do."""
@@ -156,6 +150,39 @@ class Worker:
         state = host_manager.HostState.__new__(host_manager.HostState)
         vars(state).update(vars(kept))
         return state
+
+
+class Choice:
+    """Hosts for the servers of one request, one after the other."""
+
+    def __init__(self, worker: Worker, request: Request, states: list[Any]) -> None:
+        self._worker, self._request, self._states = worker, request, states
+        self._spec = request_spec(request)
+        self._chosen: Any = None
+
+    @property
+    def candidates(self) -> int:
+        """How many hosts are weighed."""
+        return len(self._states)
+
+    def best(self) -> Host | None:
+        """Weigh for one server; return the best host on which it can be allocated, allocated.
+
+        None: there is none. Others may weigh before :meth:`consume`, as others of Nova's threads
+        while one claims in placement.
+        """
+        self._states = self._worker.weigh(self._states, self._spec)
+        for state in self._states:
+            host = self._worker.host(state)
+            if host.fits(self._request):
+                host.allocate(self._request)
+                self._chosen = state
+                return host
+        return None
+
+    def consume(self) -> None:
+        """Have the request's own HostState of the host that was chosen know of it."""
+        self._chosen.consume_from_request(self._spec)
 
 
 class _Record:

@@ -32,8 +32,13 @@ class Parameters:
     cpu_allocation_ratio: float
     reserved_host_memory: int
     scheduler_workers: int
-    request_seconds: float
-    select_seconds: float
+    requests_at_once: int
+    request_waiting: float
+    request_work: float
+    request_work_per_host: float
+    weigh_work: float
+    weigh_work_per_host: float
+    claim_waiting: float
     dispatch_seconds: float
     dispatch_each_seconds: float
     index_lag: float

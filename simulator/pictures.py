@@ -15,7 +15,7 @@ from matplotlib import pyplot  # noqa: E402 - after the choice above
 from oslo_config import cfg  # noqa: E402
 
 from bus_cache.conf import image_cache_weigher  # noqa: E402
-from simulator.run import SAMPLE_SECONDS, Outcome, percentile  # noqa: E402
+from simulator.run import Outcome, percentile  # noqa: E402
 from weigher import policy  # noqa: E402
 
 _POINTS = 500
@@ -76,8 +76,8 @@ def _traffic(outcomes: Mapping[str, Outcome], path: pathlib.Path) -> None:
         layout="constrained",
     )
     for (axes,), (name, outcome) in zip(all_axes, outcomes.items(), strict=True):
-        hours = [index * SAMPLE_SECONDS / 3600 for index in range(len(outcome.traffic))]
-        axes.fill_between(hours, [sent * 8 / SAMPLE_SECONDS / 1e9 for sent in outcome.traffic])
+        hours = [index * outcome.interval / 3600 for index in range(len(outcome.traffic))]
+        axes.fill_between(hours, [sent * 8 / outcome.interval / 1e9 for sent in outcome.traffic])
         axes.set_title(name, fontsize=8, loc="left", pad=2)
     all_axes[-1][0].set_xlabel("hours")
     figure.supylabel("Gbit/s from Glance", fontsize=9)
@@ -96,7 +96,7 @@ def _heat(outcomes: Mapping[str, Outcome], path: pathlib.Path) -> None:
     most = max(max(map(max, outcome.ram)) for outcome in outcomes.values())
     image = None
     for (axes,), (name, outcome) in zip(all_axes, outcomes.items(), strict=True):
-        hours = len(outcome.ram) * SAMPLE_SECONDS / 3600
+        hours = len(outcome.ram) * outcome.interval / 3600
         image = axes.imshow(
             list(zip(*outcome.ram, strict=True)),
             aspect="auto",

@@ -7,18 +7,19 @@ import itertools
 import math
 import statistics
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import simpy
 
 from simulator import nova_scheduler, policies
 from simulator.clairvoyant import Clairvoyant
-from simulator.cloud import Cloud, Server
+from simulator.cloud import Cloud, Host, Server
 from simulator.parameters import Parameters
 from simulator.trace import Request, bursts
 
-SAMPLE_SECONDS = 600.0
-"""How often hosts are looked at, and the width of a bar of Glance's traffic."""
+_INTERVAL = 600.0
+"""Seconds: how often hosts are looked at, and what Glance's traffic is summed up for; less where a
+trace is shorter than a hundred of it."""
 
 
 @dataclasses.dataclass
@@ -28,6 +29,8 @@ class Outcome:
     figures: dict[str, float]
     boots: list[float]
     """Seconds from the request to ACTIVE, sorted."""
+    interval: float
+    """Seconds of ``traffic`` and ``ram``."""
     traffic: list[float]
     """Bytes that Glance sent in each interval."""
     ram: list[list[int]]
@@ -42,6 +45,14 @@ def run(
     return simulation.run()
 
 
+class _Process(NamedTuple):
+    """One of nova-scheduler's."""
+
+    scheduler: Any
+    threads: simpy.Resource
+    processor: simpy.Resource
+
+
 class _Simulation:
     def __init__(
         self,
@@ -54,6 +65,7 @@ class _Simulation:
         self._env = simpy.Environment()
         self._requests = requests
         self._parameters = parameters
+        self._interval = min(_INTERVAL, max(1.0, requests[-1].time_s / 100))
         self._traffic: list[float] = []
         self._ram: list[list[int]] = []
         self._servers: list[Server] = []
@@ -88,6 +100,7 @@ class _Simulation:
         return Outcome(
             figures=self._figures(),
             boots=sorted(server.boot_seconds for server in self._servers),
+            interval=self._interval,
             traffic=self._traffic,
             ram=self._ram,
         )
@@ -95,28 +108,34 @@ class _Simulation:
     def _arrivals(self) -> Generator[simpy.Event, Any, None]:
         """Hand the requests to the scheduler's processes in turn; end with the last boot."""
         env = self._env
-        busy = [simpy.Resource(env, 1) for _ in self._schedulers]
-        turn = itertools.cycle(range(len(self._schedulers)))
+        processes = [
+            _Process(
+                scheduler,
+                threads=simpy.Resource(env, self._parameters.requests_at_once),
+                processor=simpy.Resource(env, 1),
+            )
+            for scheduler in self._schedulers
+        ]
+        turn = itertools.cycle(processes)
         number = 0
         boots = []
         for request, burst in zip(self._requests, bursts(self._requests), strict=True):
             yield env.timeout(max(0.0, request.time_s - env.now))
-            which = next(turn)
-            boots.append(env.process(self._handle(request, burst, number, which, busy[which])))
+            boots.append(env.process(self._handle(request, burst, number, next(turn))))
             number += request.count
         yield env.all_of(boots)
 
     def _handle(
-        self, request: Request, burst: int | None, number: int, which: int, busy: simpy.Resource
+        self, request: Request, burst: int | None, number: int, process: _Process
     ) -> Generator[simpy.Event, Any, None]:
         """Schedule a request, send its servers to their hosts, and wait for the last boot."""
         env, parameters = self._env, self._parameters
-        with busy.request() as turn:
-            yield turn
-            yield env.timeout(parameters.request_seconds)
-            hosts = self._schedulers[which].select(request, env.now)
-            yield env.timeout(parameters.select_seconds * request.count)
-        if hosts is None:
+        with process.threads.request() as thread:
+            yield thread
+            hosts = yield from self._select(request, process)
+        if len(hosts) < request.count:
+            for host in hosts:
+                host.allocate(request, -1)
             self._failed += request.count
             return
         yield env.timeout(parameters.dispatch_seconds)
@@ -128,6 +147,31 @@ class _Simulation:
             yield env.timeout(parameters.dispatch_each_seconds)
         yield env.all_of(active)
 
+    def _select(
+        self, request: Request, process: _Process
+    ) -> Generator[simpy.Event, Any, list[Host]]:
+        """Return the allocated hosts of a request's servers; fewer: there is no room for more."""
+        env, parameters = self._env, self._parameters
+        yield env.timeout(parameters.request_waiting)
+        choice = process.scheduler.begin(request)
+        per_host = parameters.request_work_per_host * choice.candidates
+        with process.processor.request() as turn:
+            yield turn
+            yield env.timeout(parameters.request_work + per_host)
+        hosts: list[Host] = []
+        for _ in range(request.count):
+            with process.processor.request() as turn:
+                yield turn
+                per_host = parameters.weigh_work_per_host * choice.candidates
+                yield env.timeout(parameters.weigh_work + per_host)
+                host = choice.best()
+            if host is None:
+                break
+            hosts.append(host)
+            yield env.timeout(parameters.claim_waiting)
+            choice.consume()
+        return hosts
+
     def _sample(self) -> Generator[simpy.Event, Any, None]:
         while True:
             self._ram.append(
@@ -136,15 +180,16 @@ class _Simulation:
                     for host in self._cloud.hosts
                 ]
             )
-            yield self._env.timeout(SAMPLE_SECONDS)
+            yield self._env.timeout(self._interval)
 
     def _sent(self, begin: float, end: float, size: float) -> None:
         """Spread what Glance sent over the intervals that it was sent in."""
-        first, last = int(begin // SAMPLE_SECONDS), int(end // SAMPLE_SECONDS)
+        width = self._interval
+        first, last = int(begin // width), int(end // width)
         self._traffic += [0.0] * (last + 1 - len(self._traffic))
         for interval in range(first, last + 1):
-            low = max(begin, interval * SAMPLE_SECONDS)
-            high = min(end, (interval + 1) * SAMPLE_SECONDS)
+            low = max(begin, interval * width)
+            high = min(end, (interval + 1) * width)
             self._traffic[interval] += size * (high - low) / (end - begin)
 
     def _figures(self) -> dict[str, float]:

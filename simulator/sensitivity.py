@@ -1,4 +1,4 @@
-"""What the outcome depends on: the weigher's options, and the cloud; a table of each.
+"""What the outcome depends on: the weigher's options, the cloud, what the scheduler sees of itself.
 
 ``make sensitivity``: small traces, of seeds that no report uses. Nothing is kept.
 """
@@ -12,19 +12,16 @@ import pathlib
 import statistics
 import sys
 import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+from unittest import mock
 
 from simulator import generate, parallel, parameters, table
 from simulator.parameters import GBIT
+from simulator.run import run
 
 SEEDS = 11, 12, 13
-_SHORT = {
-    "bytes_from_glance": "bytes",
-    "boot_p95_s": "p95",
-    "ram_cv": "RAM cv",
-    "max_builds_one_host": "builds",
-}
 _PACKING = {"ram_weight_multiplier": -1, "cpu_weight_multiplier": -1, "disk_weight_multiplier": -1}
 
 
@@ -65,7 +62,7 @@ SMALL_CLOUD = 30, {"boots": 1_500, "days": 2.0, "images": 100}
 """As that of ``make simulate-small``."""
 
 CLOUDS = [
-    Case("**this cloud**"),
+    Case("as above"),
     Case("fullest moment 10 % of RAM", {"load": 0.1}),
     Case("30 %", {"load": 0.3}),
     Case("85 %", {"load": 0.85}),
@@ -84,6 +81,24 @@ CLOUDS = [
 """On :data:`CLOUD`; each differs from the first in one thing."""
 
 CLOUD = 100, {"boots": 2_500, "days": 1.0, "images": 200}
+_WINDOW = 10.0
+"""Seconds: :data:`weigher.decisions.COUNTS`."""
+
+
+PROCESSES = 1, 2, 8
+
+
+class Seen(NamedTuple):
+    """What the weigher knew of decisions not older than it remembers them, over all its calls."""
+
+    own: int
+    """Decisions of the process that asked."""
+    known: int
+    """Of these."""
+    others: int
+    """Decisions of the other processes."""
+    wrong: int
+    """Named, but not made."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -103,6 +118,57 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for line in _table(cloud, cases, names, seeds, options.jobs):
             print(line, flush=True)
         print()
+    print("### What a process knows of the servers that were sent to hosts in the last 10 s\n")
+    print("| processes of nova-scheduler | of its own | of all | named wrongly |")
+    print("| --- | ---: | ---: | ---: |")
+    for processes in PROCESSES:
+        with parallel.pool(1) as pool:
+            seen = pool.submit(_seen, processes, SEEDS[0]).result()
+        print(
+            f"| {processes} | {seen.known / seen.own:.0%} |"
+            f" {seen.known / (seen.own + seen.others):.0%} | {seen.wrong} |",
+            flush=True,
+        )
+
+
+def _seen(processes: int, seed: int) -> Seen:
+    """Run bursts only, and compare at each call what is known with what is so."""
+    from simulator import nova_scheduler  # noqa: PLC0415 - parallel has warnings silenced
+    from weigher import decisions  # noqa: PLC0415
+
+    made: defaultdict[int, list[tuple[float, str]]] = defaultdict(list)
+    counts: Counter[str] = Counter()
+    consume, show = nova_scheduler.Choice.consume, decisions.Decisions.show
+
+    def noting(choice: Any) -> None:
+        consume(choice)
+        weigher = choice._worker._weighers[-1]
+        made[id(weigher._decisions)].append((weigher._clock(), choice._chosen.host))
+
+    def comparing(self: decisions.Decisions, now: float, *rest: Any) -> decisions.Fresh:
+        fresh = show(self, now, *rest)
+        late = {
+            key: Counter(host for at, host in each[-decisions.MOST_MADE :] if at > now - _WINDOW)
+            for key, each in made.items()
+        }
+        own = late.get(id(self), Counter())
+        counts["own"] += own.total()
+        counts["known"] += (own & fresh.sent).total()
+        counts["others"] += sum(each.total() for key, each in late.items() if key != id(self))
+        counts["wrong"] += (fresh.sent - own).total()
+        return fresh
+
+    with (
+        mock.patch.object(nova_scheduler.Choice, "consume", noting),
+        mock.patch.object(decisions.Decisions, "show", comparing),
+    ):
+        hosts, shape = CLOUD
+        assumed = parameters.load(scheduler_workers=processes)
+        of_bursts: dict[str, Any] = {**shape, "burst_share": 1.0}
+        bursts = generate.Shape(**of_bursts)
+        requests = generate.generate(bursts, hosts, assumed.host_ram, seed)
+        run(requests, "bus_cache", hosts, seed, assumed)
+    return Seen(**counts)
 
 
 def _table(
@@ -114,8 +180,10 @@ def _table(
 ) -> Iterator[str]:
     keys = [key for key, _ in table.GOALS]
     others = names[1:]
-    yield "| | " + " | ".join(f"`{name}` {_SHORT[key]}" for name in others for key in keys) + " |"
+    yield "| | " + " | ".join(f"{key}" for _ in others for key in keys) + " |"
     yield "| --- |" + " ---: |" * (len(others) * len(keys))
+    if len(others) > 1:
+        yield "| | " + " | ".join(f"`{name}`" for name in others for _ in keys) + " |"
     for case in cases:
         print(case.name, file=sys.stderr, flush=True)
         runs = [_figures(cloud, case, names, seed, jobs) for seed in seeds]

@@ -10,6 +10,7 @@ import pathlib
 from typing import Any
 
 import pytest
+import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ from simulator import (
     table,
     trace,
 )
+from simulator.cloud import Cloud, Server
 from simulator.run import Outcome, percentile, run
 from simulator.trace import Request
 
@@ -78,8 +80,8 @@ def test_nothing_that_could_be_sent_is_left(
 def test_two_servers_wait_for_one_download() -> None:
     """3 GB at 300 MB/s: 10 s to fetch, 10 s to convert, 8 s to boot; a later boot has but the 8."""
     outcome = simulate([request(0, count=2), request(1000)])
-    first = 0.15 + 2 * 0.04 + 0.5 + 10 + 10 + 8
-    later = 0.15 + 0.04 + 0.5 + 8
+    first = 0.06 + 0.0305 + 2 * 0.0351 + 0.5 + 10 + 10 + 8
+    later = 0.06 + 0.0305 + 0.0351 + 0.5 + 8
     assert outcome.boots == pytest.approx([later, first, first])
     figures = outcome.figures
     assert (figures["downloads"], figures["bytes_from_glance"]) == (1, SIZE)
@@ -97,7 +99,7 @@ def test_an_unused_image_goes_with_the_first_pass_after_a_day(away: float, downl
 
 def test_what_finds_no_room_fails_whole() -> None:
     """63 servers of 4 GiB go into 256 GiB less what is reserved; a request for 64 gets nothing."""
-    outcome = simulate([request(0, count=64), request(1, count=63)])
+    outcome = simulate([request(0, count=64), request(10, count=63)])
     assert outcome.figures["failed"] == 64
     assert len(outcome.boots) == 63
 
@@ -109,6 +111,33 @@ def test_requests_at_once_do_not_see_each_other() -> None:
     assert run(requests, "nova_default", 4, 1, one_worker).figures["max_builds_one_host"] == 3
     together = [request(0, count=3)]
     assert run(together, "nova_default", 4, 1, one_worker).figures["max_builds_one_host"] == 1
+
+
+def test_a_build_counts_until_the_next_periodic_update() -> None:
+    """As Nova's num_io_ops: at its end no record is written."""
+    env = simpy.Environment()
+    cloud = Cloud(
+        env, hosts=1, sizes={"a": SIZE}, parameters=assumed(), seed=1, observe=lambda *_: None
+    )
+    (host,) = cloud.hosts
+    host.update_phase = 10.0  # an update at 10, 70, ...
+    done = cloud.build(Server(request(0), 0, None, host))
+    env.run(until=1)
+    assert host.building == 1
+    env.run(until=done)
+    assert env.now == pytest.approx(28)
+    env.run(until=69.9)
+    assert (host.building, host.builds) == (1, 0)
+    env.run(until=70.1)
+    assert host.building == 0
+
+
+def test_a_short_trace_has_an_imbalance() -> None:
+    """It is looked at each second; each ten minutes nothing would have been seen."""
+    outcome = simulate([request(0), request(60)], "flat_10", hosts=2)
+    assert (outcome.interval, len(outcome.ram)) == (1.0, 69)
+    assert outcome.figures["ram_cv"] > 0.5
+    assert sum(outcome.traffic) == pytest.approx(SIZE)
 
 
 def test_the_real_weigher_sees_the_model() -> None:
@@ -248,7 +277,7 @@ def test_a_nova_conf_counts_for_all_policies(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """There one host is filled first, so Nova alone fetches once. Metrics are left out."""
-    trace.write(tmp_path / "t.csv", [request(1000.0 * index) for index in range(3)])
+    trace.write(tmp_path / "t.csv", [request(100.0 * index) for index in range(3)])
     (tmp_path / "nova.conf").write_text(
         "[filter_scheduler]\nram_weight_multiplier = -5\ncpu_weight_multiplier = -5\n"
         "disk_weight_multiplier = 0\nio_ops_weight_multiplier = 0\n"
@@ -338,7 +367,7 @@ TINY = 12, {"boots": 120, "days": 0.02, "images": 5, "load": 0.3}
 
 
 def test_a_case_has_its_own_options_cloud_and_constants() -> None:
-    """A weigher without a multiplier, or to which holding is nothing, is another one."""
+    """A weigher without a multiplier, or that knows no download on its way, is another one."""
 
     def downloads(**case: Any) -> float:
         figures = sensitivity._figures(TINY, sensitivity.Case("", **case), ["bus_cache"], 1, 1)
@@ -346,8 +375,19 @@ def test_a_case_has_its_own_options_cloud_and_constants() -> None:
 
     usual = downloads()
     assert downloads(options={"image_cache_weigher": {"multiplier": 0}}) > usual
-    assert downloads(constants={"weigher.policy.HELD": 0.0}) > usual
+    assert downloads(constants={"weigher.policy.COMING": 0.0}) != usual
     assert downloads(assumed={"host_ram": 32_768}) != usual
+
+
+def test_what_a_process_knows_of_its_own_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All, named rightly, where there is one process; of two it does not see the other's."""
+    hosts, shape = TINY
+    monkeypatch.setattr(sensitivity, "CLOUD", (hosts, {**shape, "days": 0.0005}))
+    alone, both = sensitivity._seen(1, 11), sensitivity._seen(2, 11)
+    assert alone.own > 0
+    assert (alone.others, alone.wrong, both.wrong) == (0, 0, 0)
+    assert alone.known >= 0.9 * alone.own
+    assert both.others > 0
 
 
 def test_bursts_are_found_in_one_request_and_in_many() -> None:
