@@ -78,7 +78,6 @@ class Host:
         self.slots = simpy.Resource(env, parameters.max_concurrent_builds)
         self.builds = 0
         """Builds on the host, those that wait included."""
-        self.claimed_builds = 0
         self.cache: dict[str, float] = {}
         """Image → when its file was touched last."""
         self.fetching: dict[str, simpy.Event] = {}
@@ -88,9 +87,11 @@ class Host:
         self.claimed = [0, 0, 0]
         self.num_instances = 0
         self.building = 0
-        """``io_workload``: grows with a claim, falls with the periodic update only."""
+        """``io_workload``: a build counts from its claim to the next periodic update, or to its
+        server's deletion."""
         self.cache_bytes = 0
-        self.cache_bytes_recorded = 0
+        self.disk_available_least = self.disk_gb
+        self.updated_at = 0.0
         self.update_phase = 0.0
         self.update_due = False
         self.version = 0
@@ -166,15 +167,14 @@ class Cloud:
         self.max_builds_one_host = max(self.max_builds_one_host, host.builds)
         with host.slots.request() as slot:
             yield slot
-            host.claimed_builds += 1
             host.building += 1
             host.claim(request)
+            self._update_later(host)
             if request.image not in host.cache:
                 self._say(self.index.coming, request.image, host, True)
             yield from self._fetch(server, host)
             host.cache[request.image] = env.now
             yield env.timeout(self._boot_seconds(server))
-            host.claimed_builds -= 1
             self._update_later(host)
         host.builds -= 1
         server.active_at = env.now
@@ -185,9 +185,13 @@ class Cloud:
         self, request: Request, host: Host, lifetime: float
     ) -> Generator[simpy.Event, Any, None]:
         """Delete a server after its life."""
+        built_at = self._env.now
         yield self._env.timeout(lifetime)
+        if host.updated_at < built_at:  # its build counts still: Stats takes it out, state and all
+            host.building -= 1
         host.claim(request, -1)
         host.allocate(request, -1)
+        self._update_later(host)
 
     def _fetch(self, server: Server, host: Host) -> Generator[simpy.Event, Any, None]:
         """Get the image into the host's cache, unless it is there."""
@@ -215,11 +219,11 @@ class Cloud:
         self._update_later(host)
 
     def _update_later(self, host: Host) -> None:
-        """Have the next periodic update write what no claim and no deletion writes.
+        """Have the next periodic update write what claims and deletions do not.
 
-        That is the room that the image cache takes, and which builds are through: at their end
-        nova-compute saves the instance, not the host's record (``_build_and_run_instance`` in
-        nova/compute/manager.py).
+        That is ``disk_available_least`` (``_copy_resources`` in nova/compute/resource_tracker.py
+        alone writes it), and which builds are through: at their end nova-compute saves the
+        instance, not the host's record (``_build_and_run_instance`` in nova/compute/manager.py).
         """
         if host.update_due:
             return
@@ -227,8 +231,10 @@ class Cloud:
 
         def update(_: simpy.Event) -> None:
             host.update_due = False
-            host.cache_bytes_recorded = host.cache_bytes
-            host.building = host.claimed_builds
+            host.updated_at = self._env.now
+            # libvirt's: the file system's free room, less what sparse disks may still grow by
+            host.disk_available_least = host.disk_gb - host.claimed[2] - host.cache_bytes // 2**30
+            host.building = host.slots.count
             host.version += 1
 
         interval = self._parameters.resource_update_interval

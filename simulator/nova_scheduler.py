@@ -22,6 +22,7 @@ import ast
 import datetime
 import importlib
 import inspect
+import logging
 import pathlib
 import pkgutil
 import random
@@ -46,6 +47,8 @@ from weigher import image_cache
 
 CONF = nova.conf.CONF
 objects.register_all()
+# of a claim since the last periodic update it says that the host has more room than it should
+logging.getLogger("nova.scheduler.host_manager").setLevel(logging.ERROR)
 _EPOCH = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 
 
@@ -215,8 +218,7 @@ class _Record:
         node.free_ram_mb = host.ram_mb - ram
         node.local_gb_used = disk
         node.free_disk_gb = host.disk_gb - disk
-        # libvirt's: the file system's free room, less what sparse disks may still grow by
-        node.disk_available_least = host.disk_gb - disk - host.cache_bytes_recorded // 2**30
+        node.disk_available_least = host.disk_available_least
         node.stats = {
             "num_instances": str(host.num_instances),
             "io_workload": str(host.building),

@@ -130,13 +130,16 @@ def policy_shares(options: policy.Options, path: pathlib.Path) -> None:
     by_builds.plot(builds, [policy.idleness(each, options.most_builds) for each in builds], "o-")
     by_builds.set(xlabel="builds on the host")
 
-    lacking = [step / 1000 for step in range(-20, 201)]
-    for gib in (1, 2, 8):
-        scale = policy.scale(gib * 2**30, 0, [1.0], options)
-        shares = [policy.room(each, scale.lack_mb) for each in lacking]
-        by_room.plot([100 * each for each in lacking], shares, label=f"{gib} GiB")
+    lacking = [step / 1000 for step in range(-10, 81)]
+    for gib, name in ((1, "1 GiB"), (2, "2 GiB"), (8, "8 GiB and more")):
+        lack = policy.scale(gib * 2**30, 0, [1.0], options).lack_mb
+        by_room.plot(
+            [100 * each for each in lacking],
+            [policy.room(each, lack) for each in lacking],
+            label=name,
+        )
     by_room.legend(title="image of", fontsize=8, title_fontsize=8)
-    by_room.set(xlabel="RAM that it lacks of the mean,\n% of the largest free RAM")
+    by_room.set(xlabel="free RAM that it lacks of the mean,\n% of the largest free RAM")
     _save(figure, path)
 
 

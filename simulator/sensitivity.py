@@ -46,8 +46,8 @@ OPTIONS = [
             ("most_builds", 2),
             ("most_builds", 6),
             ("most_builds", 8),
-            ("most_imbalance", 0.03),
-            ("most_imbalance", 0.12),
+            ("most_imbalance", 0.015),
+            ("most_imbalance", 0.06),
             ("multiplier", 2.5),
             ("multiplier", 10),
         )

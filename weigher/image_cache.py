@@ -274,5 +274,5 @@ def _why(
     busy = sum(builds[number] >= scale.most_builds for number in having)
     return (
         f"{where}: {busy} of these build {scale.most_builds:g} or more, "
-        f"{len(having) - busy} have less free RAM than others"
+        f"{len(having) - busy} would have less free RAM than others"
     )

@@ -7,7 +7,7 @@ A host's weight is the product of four shares, each from 0 to 1:
   (:data:`COMING`), as the rest of the download is still to be waited for, else 0;
 - :func:`idleness`: how little the host builds. Builds share its disk, its network and Nova's build
   slots, those that wait for the same download too, and a burst would else fill one host;
-- :func:`room`: how much RAM the host would have left with the server on it, beside the others.
+- :func:`room`: how much RAM the host has free, beside the others.
 
 So the first server of a burst goes where Nova wants it, the next ones follow it until that host has
 its builds or lacks RAM, then one more host fetches the image, and so on: about as many hosts fetch
@@ -94,20 +94,23 @@ class Shares(NamedTuple):
 def scale(size: int, ram_mb: float, free_ram_mb: Sequence[float], options: Options) -> Scale:
     """Return what the candidates for a server are measured by.
 
-    A host may lack, of the mean of all free RAM, ``most_imbalance`` of the largest one (by which
-    Nova's RAM weigher measures, too), for an image of ``large_image`` bytes; for others by the
-    square root of their size, as what an unevenness costs grows with its square.
+    A host should have as much free RAM as the candidates have in the mean when half of the server
+    is on it: it has more before, and less after. What it may lack of that is ``most_imbalance`` of
+    the largest free RAM (by which Nova's RAM weigher measures, too), for an image of
+    ``large_image`` bytes; for others by the square root of their size, as what an unevenness costs
+    grows with its square, up to twice as much.
 
     :param size: the image's, in bytes.
     :param ram_mb: the server's.
-    :param free_ram_mb: of each candidate.
+    :param free_ram_mb: of each candidate; negative where it is overcommitted.
     """
-    size = max(0, size)
+    root = math.sqrt(max(0, size) / options.large_image)
+    largest = max(free_ram_mb)
     return Scale(
         saving(size, options.small_image, options.large_image),
         options.most_builds,
-        sum(free_ram_mb) / len(free_ram_mb) + ram_mb,
-        options.most_imbalance * math.sqrt(size / options.large_image) * max(free_ram_mb),
+        sum(free_ram_mb) / len(free_ram_mb) + ram_mb / 2,
+        options.most_imbalance * min(root, 2.0) * max(0.0, largest),
     )
 
 
@@ -176,7 +179,7 @@ def room(lacking: float, lack: float) -> float:
     """Return what is left of a host's worth that lacks RAM: 1 where it lacks none, 0 from ``lack``
     on.
 
-    :param lacking: MiB that it will have less, with the server, than hosts have now in the mean.
+    :param lacking: MiB of free RAM that it has less than it should.
     """
     if lacking <= 0.0:
         return 1.0

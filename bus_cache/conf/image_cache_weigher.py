@@ -51,7 +51,7 @@ OPTIONS = [
             MiB. An image of at least this size weighs fully; between small_image_size and this one
             the weight grows evenly. 2 GiB take about 20 seconds over a 1 Gbit/s link, and
             longer with conversion to raw. A value not above small_image_size makes a step at
-            small_image_size.
+            small_image_size. What most_imbalance allows goes by it, too.
             """
         ),
     ),
@@ -74,16 +74,16 @@ OPTIONS = [
     cfg.Opt(
         "most_imbalance",
         type=FiniteFloat(min=0.0, max=1.0),
-        default=0.06,
+        default=0.03,
         mutable=True,
         help=paragraphs(
             """
-            A share of the largest free RAM among the candidates. A host that, with the server on
-            it, has so much less free RAM than the candidates' mean gains nothing; with half of it
-            less, half. It is for an image of large_image_size; for others by the square root
-            of their size. So hosts stay about as evenly full as by Nova alone. 0: only hosts with
-            more free RAM than the mean gain; 1: RAM hardly matters, and hosts that hold images are
-            filled first.
+            A share of the largest free RAM among the candidates. A host that, with half of the
+            server on it, has so much less free RAM than the candidates' mean gains nothing; with
+            half of it less, half. It is for an image of large_image_size; for others it goes by the
+            square root of their size, up to twice as much. So hosts stay about as evenly full as by
+            Nova alone. 0: only hosts gain that have more than the mean even so; 1: RAM hardly
+            matters, and hosts that hold images are filled first.
             """
         ),
     ),

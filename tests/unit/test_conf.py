@@ -76,7 +76,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "small_image_size": 100,
         "large_image_size": 2048,
         "most_builds": 4,
-        "most_imbalance": 0.06,
+        "most_imbalance": 0.03,
         "time_budget": 0.05,
         "metrics_folder": "",
     },
