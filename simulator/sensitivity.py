@@ -62,7 +62,7 @@ SMALL_CLOUD = 30, {"boots": 1_500, "days": 2.0, "images": 100}
 """As that of ``make simulate-small``."""
 
 CLOUDS = [
-    Case("as above"),
+    Case("**this cloud**"),
     Case("fullest moment 10 % of RAM", {"load": 0.1}),
     Case("30 %", {"load": 0.3}),
     Case("85 %", {"load": 0.85}),
@@ -81,9 +81,6 @@ CLOUDS = [
 """On :data:`CLOUD`; each differs from the first in one thing."""
 
 CLOUD = 100, {"boots": 2_500, "days": 1.0, "images": 200}
-_WINDOW = 10.0
-"""Seconds: :data:`weigher.decisions.COUNTS`."""
-
 
 PROCESSES = 1, 2, 8
 
@@ -148,7 +145,9 @@ def _seen(processes: int, seed: int) -> Seen:
     def comparing(self: decisions.Decisions, now: float, *rest: Any) -> decisions.Fresh:
         fresh = show(self, now, *rest)
         late = {
-            key: Counter(host for at, host in each[-decisions.MOST_MADE :] if at > now - _WINDOW)
+            key: Counter(
+                host for at, host in each[-decisions.MOST_MADE :] if at > now - decisions.COUNTS
+            )
             for key, each in made.items()
         }
         own = late.get(id(self), Counter())
