@@ -112,7 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code: 1 where it can't start. After SIGTERM it ends with 0
     itself."""
     # Before any thread begins: all of them inherit it, and signals wait for this one.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        return _main(arguments)
+    finally:  # it did not start: who called it, and all that it starts, can be ended as before
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     try:
         conf = load(arguments)
         if conf.write_excerpt:

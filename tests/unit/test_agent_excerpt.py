@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -87,13 +86,3 @@ def test_where_it_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert service.main(arguments) == 1
     said = capsys.readouterr().err
     assert said == f"bus-cache-agent: {target} can't be written: No such file or directory.\n"
-
-
-@pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
-    """The program blocks signals in its main thread; a test must not keep that."""
-    import signal
-
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    yield
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
