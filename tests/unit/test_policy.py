@@ -196,16 +196,17 @@ def test_of_two_hosts_the_one_with_more_free_ram_gains_no_less(
 
 @given(size=IMAGES, ram=st.integers(0, 10**5), builds=st.integers(0, 9), free=st.floats(0, 1e5))
 def test_better_hosts_weigh_no_less(size: int, ram: int, builds: int, free: float) -> None:
-    """In what it has, in builds, by the image's size; each with all else alike."""
+    """In what it has, in builds, in free RAM, by the image's size; each with all else alike."""
     other = (ABSENT, 0, 5e4)
 
-    def weight(there: float, builds: int, size: int = size) -> float:
+    def weight(there: float, builds: int, free: float, size: int = size) -> float:
         return weigh(size, ram, [(there, builds, free), other])[0]
 
-    one = weight(HELD, builds)
-    assert one >= weight(COMING, builds)
-    assert one >= weight(HELD, builds + 1)
-    assert one >= weight(HELD, builds, size // 2)
+    one = weight(HELD, builds, free)
+    assert one >= weight(COMING, builds, free)
+    assert one >= weight(HELD, builds + 1, free)
+    assert one >= weight(HELD, builds, free, size // 2)
+    assert one >= weight(HELD, builds, free / 2) or free / 2 > 5e4
 
 
 @given(hosts=HOSTS, size=IMAGES, ram=RAM, number=st.integers(2, 4))

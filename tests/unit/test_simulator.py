@@ -25,7 +25,7 @@ from simulator import (
     table,
     trace,
 )
-from simulator.cloud import Cloud, Server
+from simulator.cloud import Cloud, Host, Server
 from simulator.run import Outcome, percentile, run
 from simulator.trace import Request
 
@@ -113,15 +113,22 @@ def test_requests_at_once_do_not_see_each_other() -> None:
     assert run(together, "nova_default", 4, 1, one_worker).figures["max_builds_one_host"] == 1
 
 
-def test_a_build_counts_until_the_next_periodic_update() -> None:
-    """As Nova's num_io_ops: at its end no record is written."""
+def build_one(
+    server: Request, update_phase: float
+) -> tuple[simpy.Environment, Host, simpy.Process]:
+    """Have the only host build a server; its record is updated at that second of each minute."""
     env = simpy.Environment()
     cloud = Cloud(
         env, hosts=1, sizes={"a": SIZE}, parameters=assumed(), seed=1, observe=lambda *_: None
     )
     (host,) = cloud.hosts
-    host.update_phase = 10.0  # an update at 10, 70, ...
-    done = cloud.build(Server(request(0), 0, None, host))
+    host.update_phase = update_phase
+    return env, host, cloud.build(Server(server, 0, None, host))
+
+
+def test_a_build_counts_until_the_next_periodic_update() -> None:
+    """As Nova's num_io_ops: at its end no record is written."""
+    env, host, done = build_one(request(0), update_phase=10.0)
     env.run(until=1)
     assert host.building == 1
     env.run(until=done)
@@ -134,13 +141,7 @@ def test_a_build_counts_until_the_next_periodic_update() -> None:
 
 def test_a_deletion_before_the_update_takes_its_build_out() -> None:
     """As Nova's Stats does; and no claim, but the update, writes disk_available_least."""
-    env = simpy.Environment()
-    cloud = Cloud(
-        env, hosts=1, sizes={"a": SIZE}, parameters=assumed(), seed=1, observe=lambda *_: None
-    )
-    (host,) = cloud.hosts
-    host.update_phase = 59.0  # an update at 59, 119, ...
-    done = cloud.build(Server(request(0, lifetime_s=10.0), 0, None, host))
+    env, host, done = build_one(request(0, lifetime_s=10.0), update_phase=59.0)
     env.run(until=done)
     assert (host.building, host.disk_available_least) == (1, 4000)
     env.run(until=58.9)
@@ -294,7 +295,7 @@ def test_a_nova_conf_counts_for_all_policies(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """There one host is filled first, so Nova alone fetches once. Metrics are left out."""
-    trace.write(tmp_path / "t.csv", [request(100.0 * index) for index in range(3)])
+    trace.write(tmp_path / "t.csv", [request(1000.0 * index) for index in range(3)])
     (tmp_path / "nova.conf").write_text(
         "[filter_scheduler]\nram_weight_multiplier = -5\ncpu_weight_multiplier = -5\n"
         "disk_weight_multiplier = 0\nio_ops_weight_multiplier = 0\n"
