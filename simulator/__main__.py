@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         host_disk=options.disk_gb,
         glance_bandwidth=options.glance_gbit and options.glance_gbit * GBIT,
         host_bandwidth=options.host_gbit and options.host_gbit * GBIT,
+        agents=not options.no_agents,
     )
     try:
         requests = trace.read(options.trace)
@@ -103,8 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         "--config-file",
         type=pathlib.Path,
         metavar="FILE",
-        help="a nova.conf, of which the weighers' options count for all policies: those of "
-        "[filter_scheduler], and for bus_cache of [image_cache_weigher] (default: their defaults)",
+        help="a nova.conf, of which the weighers' options count for all policies, and nothing "
+        "else: those of [filter_scheduler], and for bus_cache of [image_cache_weigher] (default: "
+        "their defaults); the rest is in simulator/parameters.yaml",
     )
     usual = parameters.load()
     parser.add_argument(
@@ -130,6 +132,11 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="X",
         help=f"Gbit/s into each host (default {usual.host_bandwidth / GBIT:g})",
+    )
+    parser.add_argument(
+        "--no-agents",
+        action="store_true",
+        help="the index knows what Nova's notifications tell (default: an agent on each host)",
     )
     parser.add_argument(
         "--jobs", type=int, metavar="N", default=2, help="policies run at the same time (default 2)"

@@ -42,11 +42,8 @@ class Choice:
         self.candidates = len(scheduler.hosts)
 
     def best(self) -> Host | None:
-        """Return a host for one server and allocate it; None: there is no room."""
-        host = self._scheduler.choose(self._request)
-        if host is not None:
-            host.allocate(self._request)
-        return host
+        """Return a host for one server; None: there is no room."""
+        return self._scheduler.choose(self._request)
 
     def consume(self) -> None:
         """Nothing: allocations are seen at once."""

@@ -65,15 +65,16 @@ class Host:
     def __init__(self, index: int, env: simpy.Environment, parameters: Parameters) -> None:
         self.index = index
         self.name = f"compute-{index:04}"
-        self.vcpus = parameters.host_vcpus
+        halved = index % parameters.host_generations
+        self.vcpus = parameters.host_vcpus >> halved
         self.cpu_allocation_ratio = parameters.cpu_allocation_ratio
-        self.ram_mb = parameters.host_ram
-        self.disk_gb = parameters.host_disk
+        self.ram_mb = parameters.host_ram >> halved
+        self.disk_gb = parameters.host_disk >> halved
         # placement's: what may be allocated still
         self.room = [
-            int(parameters.host_vcpus * parameters.cpu_allocation_ratio),
-            parameters.host_ram - parameters.reserved_host_memory,
-            parameters.host_disk,
+            int(self.vcpus * self.cpu_allocation_ratio),
+            self.ram_mb - parameters.reserved_host_memory,
+            self.disk_gb,
         ]
         self.slots = simpy.Resource(env, parameters.max_concurrent_builds)
         self.builds = 0
@@ -175,6 +176,8 @@ class Cloud:
             yield from self._fetch(server, host)
             host.cache[request.image] = env.now
             yield env.timeout(self._boot_seconds(server))
+            if not self._parameters.agents:
+                self._say_held(request.image, host)
             self._update_later(host)
         host.builds -= 1
         server.active_at = env.now
@@ -211,8 +214,8 @@ class Cloud:
             self._resize_cache(host, size)
             del host.fetching[image]
             through.succeed()
-            self._say(self.index.held, image, host, True)
-            self._say(self.index.coming, image, host, False)
+            if self._parameters.agents:
+                self._say_held(image, host)
 
     def _resize_cache(self, host: Host, change: int) -> None:
         host.cache_bytes += change
@@ -246,6 +249,23 @@ class Cloud:
         rng = random.Random(f"boot {self._seed} {server.number}")
         return parameters.boot_seconds * rng.lognormvariate(0.0, parameters.boot_jitter)
 
+    def _say_held(self, image: str, host: Host) -> None:
+        self._say(self.index.held, image, host, True)
+        self._say(self.index.coming, image, host, False)
+
+    def _say_gone(self, image: str, host: Host) -> None:
+        if self._parameters.agents:
+            self._say(self.index.held, image, host, False)
+            return
+        # what is fetched again meanwhile is not predicted gone
+
+        def predicted(_: simpy.Event) -> None:
+            if image not in host.cache and image not in host.fetching:
+                self._say(self.index.held, image, host, False)
+
+        later: Any = self._env.timeout(2 * self._parameters.manager_interval)
+        later.callbacks.append(predicted)
+
     def _say(self, where: dict[str, set[str]], image: str, host: Host, there: bool) -> None:
         """Have the index know, after its lag."""
 
@@ -268,5 +288,5 @@ class Cloud:
                 elif now - touched >= self._parameters.minimum_age:
                     del host.cache[image]
                     self._resize_cache(host, -self._sizes[image])
-                    self._say(self.index.held, image, host, False)
+                    self._say_gone(image, host)
             yield self._env.timeout(self._parameters.manager_interval)

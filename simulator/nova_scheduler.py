@@ -55,7 +55,8 @@ _EPOCH = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 def configure(file: pathlib.Path) -> None:
     """Have this process take the weighers' options from a nova.conf; the product's, too.
 
-    :raises ValueError: it can't be read, or has a value that can't be used.
+    :raises ValueError: it can't be read, or has a value that can't be used, or an option of the
+        product's groups that there is none of.
     """
     try:
         CONF([], project="nova", default_config_files=[str(file)])
@@ -63,6 +64,8 @@ def configure(file: pathlib.Path) -> None:
         conf.check(CONF, image_cache.GROUPS)
     except (cfg.Error, conf.ConfigurationError) as error:
         raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
+    for sentence in conf.unknown(CONF, image_cache.GROUPS):
+        raise ValueError(sentence)
     # what is measured there is the operator's own scheduler
     CONF.set_override("metrics_folder", "", group=image_cache_weigher.GROUP)
 
@@ -169,7 +172,7 @@ class Choice:
         return len(self._states)
 
     def best(self) -> Host | None:
-        """Weigh for one server; return the best host on which it can be allocated, allocated.
+        """Weigh for one server; return the best host on which it can be allocated.
 
         None: there is none. Others may weigh before :meth:`consume`, as others of Nova's threads
         while one claims in placement.
@@ -178,7 +181,6 @@ class Choice:
         for state in self._states:
             host = self._worker.host(state)
             if host.fits(self._request):
-                host.allocate(self._request)
                 self._chosen = state
                 return host
         return None

@@ -41,7 +41,9 @@ class Parameters:
     claim_waiting: float
     dispatch_seconds: float
     dispatch_each_seconds: float
+    agents: bool
     index_lag: float
+    host_generations: int
     host_vcpus: int
     host_ram: int
     host_disk: int
@@ -59,6 +61,6 @@ def load(**changed: Any) -> Parameters:
     if values.keys() != fields:
         raise ValueError(f"{FILE.name}: {sorted(values.keys() ^ fields)} missing or unknown")
     for name, value in values.items():
-        if not value > 0:
+        if value is not False and not value > 0:
             raise ValueError(f"{name} is {value:g}: it must be above 0")
     return Parameters(**values)

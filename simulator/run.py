@@ -167,6 +167,7 @@ class _Simulation:
                 host = choice.best()
             if host is None:
                 break
+            host.allocate(request)
             hosts.append(host)
             yield env.timeout(parameters.claim_waiting)
             choice.consume()

@@ -80,6 +80,8 @@ CLOUDS = [
     Case("hosts with 8 threads: vCPUs go first", assumed={"host_vcpus": 8}),
     Case("Glance sends 1 Gbit/s", assumed={"glance_bandwidth": GBIT}),
     Case("100 Gbit/s", assumed={"glance_bandwidth": 100 * GBIT}),
+    Case("two sizes of hosts, one with half of all", {"load": 0.45}, {"host_generations": 2}),
+    Case("no agents", assumed={"agents": False}),
     Case("1 scheduler process", assumed={"scheduler_workers": 1}),
     Case("8 processes", assumed={"scheduler_workers": 8}),
     Case("Nova packs: RAM, CPU, disk multipliers -1", options={"filter_scheduler": _PACKING}),

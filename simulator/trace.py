@@ -3,7 +3,7 @@
 Columns, in any order: ``time_s,lifetime_s,image,image_bytes,vcpus,ram_mb,disk_gb,count``.
 
 - ``time_s``: seconds since the trace's begin; lines may stand in any order.
-- ``lifetime_s``: seconds from ACTIVE to deletion; empty: the server stays.
+- ``lifetime_s``: seconds from ACTIVE to deletion; empty or NULL: the server stays.
 - ``image``: any name; ``image_bytes``: its size in Glance. A name with another size is another
   image: in Glance, too, a new version has an id of its own.
 - ``vcpus``, ``ram_mb``, ``disk_gb``: the flavor's. ``count``: servers asked for in one request.
@@ -16,10 +16,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import gzip
+import io
 import math
 import pathlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 COLUMNS = "time_s", "lifetime_s", "image", "image_bytes", "vcpus", "ram_mb", "disk_gb", "count"
@@ -39,6 +40,12 @@ _LONGEST = 3 * 365 * 86400.0
 
 _BURST_GAP = 10.0
 """Seconds: requests for one image that follow each other no later than this belong together."""
+
+_LONGEST_BURST = 60.0
+"""Seconds from its first request to its last: steady requests for one image are no burst."""
+
+_NONE = "", "NULL", "\\N"
+"""An empty field, as databases' clients write it, too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,13 +72,16 @@ def read(path: pathlib.Path) -> list[Request]:
     :raises TraceError: the file can't be read or is no trace; the first fault is named.
     """
     try:
-        with path.open("rb") as raw:
-            opener: Callable[..., Any] = gzip.open if raw.read(2) == b"\x1f\x8b" else open
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
+        with path.open("rb") as raw:  # once: it may be a pipe
+            zipped = raw.peek(2)[:2] == b"\x1f\x8b"
+            plain = gzip.GzipFile(fileobj=raw) if zipped else raw
+            lines = io.TextIOWrapper(plain, encoding="utf-8-sig", newline="")
             requests = sorted(_requests(path, lines), key=lambda each: each.time_s)
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror or error}") from error
-    except (EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{path}: it is no text in UTF-8: {error}") from error
+    except (EOFError, zlib.error, csv.Error) as error:
         raise TraceError(f"{path}: {error}") from error
     first, last = requests[0].time_s, requests[-1].time_s
     if last - first > _LONGEST:
@@ -95,13 +105,18 @@ def write(path: pathlib.Path, requests: Iterable[Request]) -> None:
 def bursts(requests: Sequence[Request]) -> list[int | None]:
     """Return for each request the number of the burst that it belongs to, or None.
 
-    A burst is what asks for one image, never 10 s without a request, and for 20 servers in all.
+    A burst is what asks for one image within a minute, never 10 s without a request, and for 20
+    servers in all.
     """
     groups: list[list[int]] = []
     newest: dict[str, int] = {}
     for index, request in enumerate(requests):
         group = newest.get(request.image)
-        if group is None or request.time_s - requests[groups[group][-1]].time_s > _BURST_GAP:
+        if (
+            group is None
+            or request.time_s - requests[groups[group][-1]].time_s > _BURST_GAP
+            or request.time_s - requests[groups[group][0]].time_s > _LONGEST_BURST
+        ):
             newest[request.image] = group = len(groups)
             groups.append([])
         groups[group].append(index)
@@ -161,12 +176,12 @@ def _request(row: Mapping[str | Any, Any]) -> Request:
     image = (row["image"] or "").strip()
     if not image:
         raise ValueError("image is empty")
-    stays = not (row["lifetime_s"] or "").strip()
+    stays = (row["lifetime_s"] or "").strip() in _NONE
     return Request(
         time_s=number("time_s", -math.inf, whole=False),
         lifetime_s=None if stays else number("lifetime_s", 0, whole=False),
         image=image,
-        image_bytes=int(number("image_bytes", 1)),
+        image_bytes=max(1, int(number("image_bytes", 0))),
         vcpus=int(number("vcpus", 1)),
         ram_mb=int(number("ram_mb", 1)),
         disk_gb=int(number("disk_gb", 0)),

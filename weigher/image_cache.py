@@ -153,6 +153,8 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
             image_id, why = "", "none to look for"
         elif policy.saving(size, options.small_image, options.large_image) == 0.0:
             why = f"{image} is too small to weigh"
+        elif group_policy := states.soft_policy(request_spec):
+            why = f"{image} weighs nothing beside its server group's {group_policy}"
         elif multiplier == 0.0 and _all_zero(states.own_multipliers(hosts, multiplier)):
             why = f"{image} has multiplier 0 on all hosts"
         image_id = str(image_id)
@@ -165,10 +167,15 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
         if why:
             return [0.0] * len(hosts), why  # it is built all the same
 
+        builds, unseen = _builds(read, fresh)
         candidates = policy.Candidates(
-            _there(read.host, found, fresh), _builds(read, fresh), read.free_ram_mb
+            _there(read.host, found, fresh),
+            builds,
+            read.free_ram_mb,
+            _begun(read.host, fresh),
+            unseen,
         )
-        scale = policy.scale(size, states.ram_mb(request_spec), candidates.free_ram_mb, options)
+        scale = policy.scale(size, states.ram_mb(request_spec), candidates, options)
         result = policy.weights(scale, candidates)
         if any(result):
             self._call.multipliers = multiplier, states.own_multipliers(hosts, multiplier)
@@ -234,16 +241,26 @@ def _there(hosts: Sequence[str], found: reader.Found, fresh: decisions.Fresh) ->
     ]
 
 
-def _builds(read: states.Hosts, fresh: decisions.Fresh) -> Sequence[float]:
-    """Return how many builds each host has: by its record, or what was sent there since, if that is
-    more."""
+def _builds(read: states.Hosts, fresh: decisions.Fresh) -> tuple[Sequence[float], float]:
+    """Return how many builds each host has, by its record, or what was sent there since, if that is
+    more; and the most of the latter."""
     sent = fresh.sent
     if not sent:
-        return read.builds
-    return [
+        return read.builds, 0.0
+    builds = [
         max(known, sent[host]) if host in sent else known
         for host, known in zip(read.host, read.builds, strict=True)
     ]
+    more = (now for now, known in zip(builds, read.builds, strict=True) if now > known)
+    return builds, max(more, default=0.0)
+
+
+def _begun(hosts: Sequence[str], fresh: decisions.Fresh) -> frozenset[int]:
+    """Return the places of hosts to which this process sent servers of the image just now."""
+    sent = fresh.fetching
+    if not sent:
+        return frozenset()
+    return frozenset(place for place, host in enumerate(hosts) if host in sent)
 
 
 def _why(
@@ -254,9 +271,11 @@ def _why(
     multipliers: Sequence[float],
 ) -> str:
     """Return for people how the weights came about, and what hosts gain by them."""
-    there, builds, _ = candidates
+    there, builds, *_ = candidates
     held, coming = there.count(policy.HELD), there.count(policy.COMING)
     where = f"is held by {held}, on its way to {coming}"
+    if scale.spare:
+        where += f"; one builds {candidates.unseen:g}, as not even Nova knows"
     gains = [weight * times for weight, times in zip(result, multipliers, strict=True)]
     gain = len(gains) - gains.count(0.0)
     if gain:

@@ -10,10 +10,13 @@ A host's weight is the product of four shares, each from 0 to 1:
 - :func:`room`: how much RAM the host has free, beside the others.
 
 So the first server of a burst goes where Nova wants it, the next ones follow it until that host has
-its builds or lacks RAM, then one more host fetches the image, and so on: about as many hosts fetch
-as the burst has servers, divided by ``most_builds``. How many hosts hold the image does not count
-by itself: each is as good as if it were the only one, and the more there are the more of them are
-idle and have room.
+its builds, then one more host fetches the image, and so on: about as many hosts fetch as the burst
+has servers, divided by ``most_builds``. Nova would go on with that host where they are requests at
+the same moment, as its record has no build yet. So while a host builds ``most_builds`` or more that
+only this process knows of, :data:`SPARE` of the weight is for building less, image or not.
+
+How many hosts hold the image does not count by itself: each is as good as if it were the only one,
+and the more there are the more of them are idle and have room.
 """
 
 from __future__ import annotations
@@ -26,6 +29,11 @@ MIB = 2**20
 
 HELD, COMING, ABSENT = 1.0, 0.8, 0.0
 """Which part of the time to fetch an image is saved on a host."""
+
+SPARE = 0.2
+"""Which part of the weight is for building less than ``most_builds``, while a host builds more and
+Nova does not know. With the multiplier's default of 5 it is 1, as what Nova's I/O weigher makes of
+builds that it knows of."""
 
 
 class Options(NamedTuple):
@@ -51,13 +59,17 @@ def options(group: Any) -> Options:
 
 
 class Candidates(NamedTuple):
-    """The hosts for a server: a value for each in each column."""
+    """The hosts for a server: a value for each in the first three columns."""
 
     there: Sequence[float]
     """:data:`HELD`, :data:`COMING` or :data:`ABSENT`."""
     builds: Sequence[float]
     """How many servers it builds."""
     free_ram_mb: Sequence[float]
+    begun: frozenset[int] = frozenset()
+    """Places of those to which servers of the same image were sent just now: a burst goes there."""
+    unseen: float = 0.0
+    """Most of ``builds`` of which the host's record has fewer."""
 
 
 class Scale(NamedTuple):
@@ -70,6 +82,12 @@ class Scale(NamedTuple):
     """Free RAM, before the server is there, from which on a host lacks none."""
     lack_mb: float
     """What a host may have less than that before the image is worth nothing there."""
+    burst_lack_mb: float
+    """The same where a burst goes."""
+    spare: float
+    """:data:`SPARE` where a host builds ``most_builds`` or more unseen, else 0."""
+    differs: bool
+    """The image is not on all hosts alike."""
 
 
 class Shares(NamedTuple):
@@ -79,38 +97,54 @@ class Shares(NamedTuple):
     there: float
     idle: float
     room: float
+    spare: float
+    """:data:`SPARE` where it builds less than others, else 0."""
+
+    @property
+    def product(self) -> float:
+        """What the image is worth on the host."""
+        return self.saved * self.there * self.idle * self.room
 
     @property
     def weight(self) -> float:
-        """Their product."""
-        return self.saved * self.there * self.idle * self.room
+        """That, or what building less is worth and the rest of it."""
+        return self.saved * self.spare + (1.0 - self.spare) * self.product
 
     def __str__(self) -> str:
         """Return them for people."""
-        parts = zip(("saves", "there", "idle", "room"), self, strict=True)
-        return " x ".join(f"{name} {share:.2f}" for name, share in parts)
+        product = f"there {self.there:.2f} x idle {self.idle:.2f} x room {self.room:.2f}"
+        if self.spare:
+            product = f"({self.spare:g} for building less + {1.0 - self.spare:g} x {product})"
+        return f"saves {self.saved:.2f} x {product}"
 
 
-def scale(size: int, ram_mb: float, free_ram_mb: Sequence[float], options: Options) -> Scale:
+def scale(size: int, ram_mb: float, hosts: Candidates, options: Options) -> Scale:
     """Return what the candidates for a server are measured by.
 
     A host should have as much free RAM as the candidates have in the mean when half of the server
     is on it: it has more before, and less after. What it may lack of that is ``most_imbalance`` of
     the largest free RAM (by which Nova's RAM weigher measures, too), for an image of
     ``large_image`` bytes; for others by the square root of their size, as what an unevenness costs
-    grows with its square, up to twice as much.
+    grows with its square, up to twice as much. Where a burst goes it is ``most_builds`` of its
+    servers, if that is more: where hosts are alike, its first server would else be the only one on
+    its host.
 
     :param size: the image's, in bytes.
     :param ram_mb: the server's.
-    :param free_ram_mb: of each candidate; negative where it is overcommitted.
+    :param hosts: one at least; free RAM is negative where it is overcommitted.
     """
+    free_ram_mb, most = hosts.free_ram_mb, options.most_builds
     root = math.sqrt(max(0, size) / options.large_image)
     largest = max(free_ram_mb)
+    lack = options.most_imbalance * min(root, 2.0) * max(0.0, largest)
     return Scale(
         saving(size, options.small_image, options.large_image),
-        options.most_builds,
+        most,
         sum(free_ram_mb) / len(free_ram_mb) + ram_mb / 2,
-        options.most_imbalance * min(root, 2.0) * max(0.0, largest),
+        lack,
+        max(lack, most * ram_mb),
+        SPARE if hosts.unseen >= most else 0.0,
+        len(set(hosts.there)) > 1,
     )
 
 
@@ -118,32 +152,43 @@ def weights(scale: Scale, hosts: Candidates) -> list[float]:
     """Return the weight of each candidate, from 0 to 1; 0 of all where the image makes no
     difference.
 
-    It makes none where it is held by all hosts, or by none. (``normalize()`` in nova/weights.py
-    has all 0 where all are alike only for weighers without ``minval`` and ``maxval``.)
+    It makes none where it is held by all hosts, or by none, and no host builds too much unseen.
+    (``normalize()`` in nova/weights.py has all 0 where all are alike only for weighers without
+    ``minval`` and ``maxval``.)
     """
-    nothing = [0.0] * len(hosts.there)
-    if scale.saved == 0.0 or len(set(hosts.there)) < 2:
+    found = nothing = [0.0] * len(hosts.there)
+    saved, most, enough, lack, _, spare, differs = scale
+    if saved == 0.0:
         return nothing
-    idle = {builds: idleness(builds, scale.most_builds) for builds in set(hosts.builds)}
-    # the product of shares(), written out for speed
-    saved, _, enough, lack = scale
-    found = [
-        saved * there * idle[builds] * (1.0 if free >= enough else room(enough - free, lack))
-        if there
-        else 0.0
-        for there, builds, free in zip(*hosts, strict=True)
-    ]
+    if differs:
+        idle = {builds: idleness(builds, most) for builds in set(hosts.builds)}
+        # the product of shares(), written out for speed
+        found = [
+            saved * there * idle[builds] * (1.0 if free >= enough else room(enough - free, lack))
+            if there
+            else 0.0
+            for there, builds, free in zip(*hosts[:3], strict=True)
+        ]
+        for which in hosts.begun:
+            found[which] = shares(scale, hosts, which).product
+    if spare:
+        found = [
+            saved * spare + (1.0 - spare) * product if builds < most else 0.0
+            for product, builds in zip(found, hosts.builds, strict=True)
+        ]
     return nothing if found.count(found[0]) == len(found) else found
 
 
 def shares(scale: Scale, hosts: Candidates, which: int) -> Shares:
     """Return what one candidate's weight is made of, where :func:`weights` are not all 0."""
-    there, builds, free = (column[which] for column in hosts)
+    there, builds, free = (column[which] for column in hosts[:3])
+    lack = scale.burst_lack_mb if which in hosts.begun else scale.lack_mb
     return Shares(
         scale.saved,
-        there,
+        there if scale.differs else ABSENT,
         idleness(builds, scale.most_builds),
-        room(scale.enough_mb - free, scale.lack_mb),
+        room(scale.enough_mb - free, lack),
+        scale.spare if builds < scale.most_builds else 0.0,
     )
 
 

@@ -33,6 +33,16 @@ def ram_mb(request_spec: Any) -> int:
     return found if isinstance(found, int) else 0
 
 
+def soft_policy(request_spec: Any) -> str:
+    """Return the policy of the server's group where Nova has a weigher for it, else nothing.
+
+    Soft affinity and anti-affinity are what a user asked for, and weigh 1.0 by default
+    (nova/scheduler/weights/affinity.py): what an image saves would outweigh it.
+    """
+    policy = field(field(request_spec, "instance_group"), "policy")
+    return policy if policy in ("soft-affinity", "soft-anti-affinity") else ""
+
+
 class Hosts(NamedTuple):
     """What is read of candidates' HostStates: a value for each in each column."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bus_cache import conf as configuration
@@ -27,7 +27,8 @@ class Explain(command.List):
 
     Which hosts there are, what they build and their free RAM is not in the index. With
     --os-cloud Nova's API is asked for it, with the credentials of clouds.yaml (role admin);
-    without, the hosts are those that the index knows, all idle and as full as each other.
+    give --ram then, too. Without, the hosts are those that the index knows, all idle and as
+    full as each other, and it is taken for granted that there are others without the image.
     The scheduler knows more: its own decisions of the last seconds, which hosts pass its
     filters, and multipliers of aggregates; and it counts builds, where Nova's API tells all
     servers that are worked on. What it said of a boot is in its log with debug = True.
@@ -65,7 +66,8 @@ examples:
             type=command.positive,
             default=0,
             metavar="MIB",
-            help="the server's RAM; counts with --os-cloud",
+            help="the server's RAM, of which half counts on its host: give the flavor's, or room "
+            "looks better than it is (default 0); counts with --os-cloud only",
         )
         parser.add_argument(
             "--os-cloud",
@@ -95,22 +97,25 @@ examples:
         known = _of_nova(parsed_args.os_cloud) if parsed_args.os_cloud is not None else {}
         if known:
             hosts = sorted(known)
-        elif self.app.stderr.isatty():
-            self.app.stderr.write(_UNKNOWN)
+        if self.app.stderr.isatty():
+            for sentence in doubts(bool(known), parsed_args.ram, multiplier):
+                self.app.stderr.write(f"{sentence}\n")
+        there = [
+            policy.HELD if h in held else policy.COMING if h in coming else policy.ABSENT
+            for h in hosts
+        ]
+        state = [known.get(host, (0, 0)) for host in hosts]
+        if not known:  # there are more hosts than the index knows
+            there.append(policy.ABSENT)
+            state.append((0, 0))
         candidates = policy.Candidates(
-            [
-                policy.HELD if h in held else policy.COMING if h in coming else policy.ABSENT
-                for h in hosts
-            ],
-            [known[host][0] if known else 0 for host in hosts],
-            [known[host][1] if known else 0 for host in hosts],
+            there, [builds for builds, _ in state], [free for _, free in state]
         )
         columns = ("host", "image", "builds", "free_ram_mb", "weight", "gain", "why")
         if not hosts:
             return columns, ()
-        every = "all hosts" if known else "all hosts that the index knows"
         ram = parsed_args.ram if known else 0
-        scale = policy.scale(size, ram, candidates.free_ram_mb, options)
+        scale = policy.scale(size, ram, candidates, options)
         weights = policy.weights(scale, candidates)
         rows = [
             (
@@ -120,7 +125,7 @@ examples:
                 Column(known[host][1] if known else None),
                 round(weights[which], 3),
                 round(multiplier * weights[which], 3),
-                _why(scale, candidates, which, every),
+                _why(scale, candidates, which),
             )
             for which, host in enumerate(hosts)
         ]
@@ -130,17 +135,30 @@ examples:
 _IMAGE = {policy.HELD: "held", policy.COMING: "on its way", policy.ABSENT: "-"}
 
 
-_UNKNOWN = (
-    "Without --os-cloud: only hosts that the index knows, each as if it built nothing and were as "
-    "full as the others.\n"
-)
+def doubts(known: bool, ram_mb: int, multiplier: float) -> Iterator[str]:
+    """Yield what makes the answer another one than nova-scheduler's."""
+    if not known:
+        yield (
+            "Without --os-cloud: only hosts that the index knows, each as if it built nothing and "
+            "were as full as the others."
+        )
+    elif ram_mb == 0:
+        yield (
+            "Without --ram: for a server without RAM. A host with less room than it shows may gain "
+            "nothing."
+        )
+    if multiplier == 0.0:
+        yield (
+            "[image_cache_weigher] multiplier is 0 in the configuration that was read: the weigher "
+            "is off, but where an aggregate says otherwise."
+        )
 
 
-def _why(scale: policy.Scale, hosts: policy.Candidates, which: int, every: str) -> str:
+def _why(scale: policy.Scale, hosts: policy.Candidates, which: int) -> str:
     if scale.saved == 0.0:
         return "an image as small as this weighs nothing"
-    if len(set(hosts.there)) == 1:
-        return f"as {every}: the image makes no difference"
+    if not scale.differs:
+        return "as all hosts: the image makes no difference"
     if hosts.there[which] == policy.ABSENT:
         return "would fetch it"
     return str(policy.shares(scale, hosts, which))

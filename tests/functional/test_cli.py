@@ -24,7 +24,7 @@ import yaml
 import bus_cache
 import consumers.bus
 from bus_cache import connect, names
-from bus_cache.cli import app, flush
+from bus_cache.cli import app, explain, flush
 from bus_cache.cli.main import main
 from bus_cache.conf import image_cache_weigher
 from bus_cache.index.changes import (
@@ -324,12 +324,33 @@ def test_explain_an_image_that_makes_no_difference(cli: Cli) -> None:
     assert {row["why"] for row in rows} == {"an image as small as this weighs nothing"}
     for size in ("8G", "9000000000", "1t"):
         rows = cli("explain", UNHELD, "--size", size, "-f", "json").json
-        assert {row["why"] for row in rows} == {
-            "as all hosts that the index knows: the image makes no difference"
-        }
+        assert {row["why"] for row in rows} == {"as all hosts: the image makes no difference"}
     answer = cli("explain", CIRROS)
     assert (answer.code, answer.out) == (1, "")
     assert "size is not known: give it with --size" in answer.err
+
+
+def test_explain_where_each_host_of_the_index_holds_the_image(cli: Cli) -> None:
+    """A cloud has hosts that the index does not know, as after the first boots."""
+    cli.fill([ImageSize(DEBIAN, 5 * 2**30, NEWEST), Held("cmp-1", DEBIAN, NEWEST, Source.CREATE)])
+    assert [row["gain"] for row in cli("explain", DEBIAN, "-f", "json").json] == [5.0]
+
+
+@pytest.mark.parametrize(
+    ("known", "ram_mb", "multiplier", "said"),
+    [
+        (True, 8192, 5.0, []),
+        (True, 0, 5.0, ["Without --ram"]),
+        (False, 0, 0.0, ["Without --os-cloud", "multiplier is 0"]),
+    ],
+)
+def test_explain_says_what_it_leaves_out(
+    known: bool, ram_mb: int, multiplier: float, said: list[str]
+) -> None:
+    """Whatever makes the answer another one than the scheduler's."""
+    doubts = list(explain.doubts(known, ram_mb, multiplier))
+    assert [words for words in said if any(words in each for each in doubts)] == said
+    assert len(doubts) == len(said)
 
 
 def test_explain_takes_the_weighers_options(cli: Cli) -> None:

@@ -402,7 +402,7 @@ class Scene:
         if line == "reno report":
             yield "git init -q && git add releasenotes"
             yield "git -c user.name=a -c user.email=a commit -q -m a"
-        if line.startswith("python -m simulator "):
+        if re.search(r"python .*-m simulator ", line):
             yield "python -m simulator.generate --boots 50 --hosts N --seed S FILE"
         for user in USERS:
             if line == f"rabbitmqctl add_user {user}" and user in self._users:

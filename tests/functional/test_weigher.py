@@ -326,7 +326,16 @@ def no_difference() -> dict[str, tuple[objects.RequestSpec, list[str]]]:
         "volume": (make_spec(None, is_bfv=True), []),
         "volume with image metadata": (make_spec(volume, is_bfv=True), []),
         "volume filled from the image": (make_spec(whole, is_bfv=True), ["compute1"]),
+        "soft affinity": (of_group(whole, "soft-affinity"), ["compute1"]),
+        "soft anti-affinity": (of_group(whole, "soft-anti-affinity"), ["compute1"]),
     }
+
+
+def of_group(image: objects.ImageMeta, policy: str) -> objects.RequestSpec:
+    """Return a request for a server of a group with another server on compute1."""
+    spec = make_spec(image)
+    spec.instance_group = objects.InstanceGroup(policy=policy, hosts=["compute1"], members=[])
+    return spec
 
 
 @pytest.mark.parametrize("case", list(no_difference()))
@@ -427,18 +436,19 @@ def test_a_burst_is_shared_by_few_hosts(server: servers.Redis, configure: Config
 
 def test_requests_follow_each_other(server: servers.Redis, configure: Configure) -> None:
     """The second server of an image goes where the first one went, before anybody says so; until
-    that host has four. For other images these count as builds."""
+    that host has four: then any other host is better. For other images these count as builds."""
     configure(server.url)
     scheduler, spec = Scheduler(), make_spec(make_image(), ram_mb=512)
     ((chosen, count),) = boot(scheduler, spec, 4, 1).items()
     assert count == 4
     hosts, other = make_hosts(12), make_image()
-    assert not any(scheduler.weigh(hosts, spec))
+    weights = scheduler.weigh(hosts, spec)
+    assert [host.host for host, each in zip(hosts, weights, strict=True) if not each] == [chosen]
     hold(other, *(f"compute{n}" for n in range(12) if n != 11))
     weights = scheduler.weigh(hosts, make_spec(other))
     assert chosen != "compute11"
-    nothing = {host.host for host, weight in zip(hosts, weights, strict=True) if not weight}
-    assert nothing == {chosen, "compute11"}
+    least = {host.host: weight for host, weight in zip(hosts, weights, strict=True) if weight < 1}
+    assert least == {chosen: 0.0, "compute11": pytest.approx(0.2)}
 
 
 ODD: dict[str, Callable[[Any], None]] = {
@@ -813,6 +823,33 @@ def test_the_debug_line_says_why_nothing_is_gained(
     hold(image, "compute0", "compute3")
     time.sleep(1.1)  # what Redis said a moment ago counts for a second
     assert line() == ": makes no difference"
+
+
+def test_the_debug_line_of_a_burst(
+    server: servers.Redis, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Says what only this process knows, and why the others gain."""
+    configure(server.url)
+    scheduler, spec = Scheduler(), make_spec(make_image(), ram_mb=512)
+    boot(scheduler, spec, 4, 1)
+    caplog.clear()
+    scheduler.weigh(make_hosts(12), spec)
+    (line,) = said(caplog, logging.DEBUG)
+    assert "is held by 0, on its way to 1; one builds 4, as not even Nova knows; 11 gain" in line
+    assert "1.000 = 5 x saves 1.00 x (0.2 for building less + 0.8 x there 0.00 x" in line
+
+
+def test_the_debug_line_of_a_group(
+    server: servers.Redis, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its policy is a user's wish. A hard one is a filter's, and leaves the weigher alone."""
+    configure(server.url)
+    image, hosts, scheduler = make_image(), make_hosts(3), Scheduler()
+    hold(image, "compute1")
+    scheduler.weigh(hosts, of_group(image, "soft-affinity"))
+    (line,) = said(caplog, logging.DEBUG)
+    assert "weighs nothing beside its server group's soft-affinity" in line
+    assert scheduler.weigh(hosts, of_group(image, "anti-affinity")) == [0.0, 1.0, 0.0]
 
 
 # Processes and threads.

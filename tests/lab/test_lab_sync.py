@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 import uuid
@@ -22,7 +23,8 @@ from bus_cache.index.changes import Held, InUse, Source
 from bus_cache.index.writer import Writer
 from consumers import nova_api
 from consumers.nova_api import NovaApi
-from tests import keyspace
+from simulator import trace
+from tests import keyspace, servers
 from tests.lab import configuration, many
 from tests.lab.client import Api, Server, admin_session, wait_until
 from tests.lab.configuration import NovaOptions
@@ -383,6 +385,31 @@ def test_the_doctor_compares_with_nova(cloud: Cloud) -> None:
     assert found["index against nova"][0] == "warning", found["index against nova"]
     assert gone in found["index against nova"][1]
     assert cloud.sync("--repair")[0] == 0
+
+
+def test_the_documented_query_gives_a_trace(cloud: Cloud, tmp_path: Path) -> None:
+    """As ``mysql --batch`` prints it, it is one that the simulator reads: of servers that live, and
+    of some that are gone."""
+    page = (Path(__file__).parents[2] / "docs/placement.md").read_text()
+    _, _, rest = page.partition("```sql\n")
+    database = cloud.plane.database
+    client = shutil.which("mariadb") or shutil.which("mysql")
+    assert client
+    printed = subprocess.run(
+        [
+            *(client, "--batch", f"--host={servers.LOOPBACK}", f"--port={database.port}"),
+            *("--skip-ssl", f"--user={database.user}", f"--password={database.password}"),
+        ],
+        input=rest.partition("```")[0],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    path = tmp_path / "trace.csv"
+    path.write_text(printed.replace("\t", ","))
+    requests = trace.read(path)
+    assert {each.lifetime_s is None for each in requests} == {True, False}
+    assert {each.image for each in requests} <= {image_id(name) for name in IMAGES}
 
 
 def test_many_servers(cloud: Cloud) -> None:

@@ -25,6 +25,8 @@ HOST = st.tuples(
     st.floats(-1e6, 1e6),
 )
 HOSTS = st.lists(HOST, min_size=1, max_size=8)
+BEGUN = st.frozensets(st.integers(0, 7))
+UNSEEN = st.sampled_from([0, 3, 4, 20])
 Host = tuple[float, float, float]
 
 
@@ -39,15 +41,25 @@ def defaults() -> policy.Options:
 OPTIONS = defaults()
 
 
-def columns(hosts: list[Host]) -> Candidates:
+def columns(
+    hosts: list[Host], begun: frozenset[int] = frozenset(), unseen: float = 0.0
+) -> Candidates:
     """Return hosts as the policy takes them."""
-    return Candidates(*zip(*hosts, strict=True))
+    there, builds, free = zip(*hosts, strict=True)
+    return Candidates(there, builds, free, begun, unseen)
 
 
-def weigh(size: int, ram: int, hosts: list[Host], **options: Any) -> list[float]:
+def weigh(
+    size: int,
+    ram: int,
+    hosts: list[Host],
+    begun: frozenset[int] = frozenset(),
+    unseen: float = 0.0,
+    **options: Any,
+) -> list[float]:
     """Return the weights of hosts."""
-    found = columns(hosts)
-    scale = policy.scale(size, ram, found.free_ram_mb, OPTIONS._replace(**options))
+    found = columns(hosts, begun, unseen)
+    scale = policy.scale(size, ram, found, OPTIONS._replace(**options))
     return policy.weights(scale, found)
 
 
@@ -113,27 +125,42 @@ def test_a_weight_in_round_figures(host: Host, weight: float) -> None:
     size=IMAGES,
     ram=RAM,
     hosts=HOSTS,
+    begun=BEGUN,
+    unseen=UNSEEN,
     most_builds=st.integers(1, 20),
     most_imbalance=st.floats(0, 1),
 )
 def test_weights_are_shares_and_only_of_who_has_or_fetches(
-    size: int, ram: int, hosts: list[Host], most_builds: int, most_imbalance: float
+    size: int,
+    ram: int,
+    hosts: list[Host],
+    begun: frozenset[int],
+    unseen: float,
+    most_builds: int,
+    most_imbalance: float,
 ) -> None:
-    """Whatever Nova's records and the options say; a small image changes nothing."""
-    found = weigh(size, ram, hosts, most_builds=most_builds, most_imbalance=most_imbalance)
+    """Whatever Nova's records and the options say; a small image changes nothing. While a host
+    builds too much unseen, of all that build less."""
+    begun = frozenset(which for which in begun if which < len(hosts))
+    limits = {"most_builds": most_builds, "most_imbalance": most_imbalance}
+    found = weigh(size, ram, hosts, begun, unseen, **limits)
     assert len(found) == len(hosts)
     assert all(0.0 <= weight <= 1.0 for weight in found)
     if size <= OPTIONS.small_image:
         assert not any(found)
-    for (there, _, _), weight in zip(hosts, found, strict=True):
-        assert weight == 0.0 or there != ABSENT
+    for (there, builds, _), weight in zip(hosts, found, strict=True):
+        assert weight == 0.0 or there != ABSENT or unseen >= most_builds > builds
+        assert weight == 0.0 or builds < most_builds
 
 
-@given(size=IMAGES, ram=RAM, hosts=HOSTS)
-def test_a_weight_is_the_product_of_its_shares(size: int, ram: int, hosts: list[Host]) -> None:
+@given(size=IMAGES, ram=RAM, hosts=HOSTS, begun=BEGUN, unseen=UNSEEN)
+def test_a_weight_is_what_its_shares_make(
+    size: int, ram: int, hosts: list[Host], begun: frozenset[int], unseen: float
+) -> None:
     """As people are told."""
-    candidates = columns(hosts)
-    scale = policy.scale(size, ram, candidates.free_ram_mb, OPTIONS)
+    begun = frozenset(which for which in begun if which < len(hosts))
+    candidates = columns(hosts, begun, unseen)
+    scale = policy.scale(size, ram, candidates, OPTIONS)
     for which, weight in enumerate(policy.weights(scale, candidates)):
         shares = policy.shares(scale, candidates, which)
         assert all(0.0 <= share <= 1.0 for share in shares)
@@ -156,6 +183,47 @@ def test_an_image_that_is_everywhere_weighs_nothing(
     assert not any(weigh(size, ram, [(there, *host[1:]) for host in hosts]))
 
 
+# Bursts: what this process sent to hosts a moment ago, and their records do not have.
+
+
+@given(size=IMAGES, ram=RAM, hosts=HOSTS, there=st.sampled_from([HELD, COMING, ABSENT]))
+def test_what_one_builds_unseen_counts_for_an_image_that_is_everywhere_too(
+    size: int, ram: int, hosts: list[Host], there: float
+) -> None:
+    """Or nowhere: that others build less, and nothing else."""
+    most, saved = OPTIONS.most_builds, policy.saving(size, *OPTIONS[:2])
+    hosts = [(there, *host[1:]) for host in hosts]
+    found = weigh(size, ram, hosts, unseen=most)
+    spare = [saved * policy.SPARE if builds < most else 0.0 for _, builds, _ in hosts]
+    assert found == (spare if len(set(spare)) > 1 else [0.0] * len(hosts))
+
+
+def test_who_builds_too_much_unseen_comes_last() -> None:
+    """A fifth for building less, the rest as ever."""
+    hosts: list[Host] = [(HELD, 4, 1e5), (HELD, 0, 1e5), (COMING, 0, 1e5), (ABSENT, 0, 1e5)]
+    assert weigh(2 * GIB, 0, hosts) == [0.0, 1.0, 0.8, 0.0]
+    assert weigh(2 * GIB, 0, hosts, unseen=3) == [0.0, 1.0, 0.8, 0.0]
+    assert weigh(2 * GIB, 0, hosts, unseen=4) == pytest.approx([0.0, 1.0, 0.84, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("ram", "begun", "weight"),
+    [
+        (8_000, False, 0.0),  # half of it is more than 3 %
+        (8_000, True, 0.8 * 7 / 8),  # half of it, of four
+        (1_000, True, 0.8 * 7 / 8),
+        (200, True, 0.8 * 29 / 30),  # 3 % are more than four of them
+    ],
+)
+def test_where_a_burst_goes_a_host_may_lack_its_servers(
+    ram: int, begun: bool, weight: float
+) -> None:
+    """Where hosts are alike, its first server would be the only one on its host."""
+    hosts: list[Host] = [(COMING, 0, 1e5), *[(ABSENT, 0, 1e5)] * 9]
+    found = weigh(2 * GIB, ram, hosts, frozenset({0} if begun else ()))
+    assert found[0] == pytest.approx(weight)
+
+
 # How much less free RAM than it should a host may have.
 
 
@@ -172,7 +240,8 @@ def test_an_image_that_is_everywhere_weighs_nothing(
 )
 def test_what_a_host_may_lack(size: int, largest: float, lack: float) -> None:
     """As the option's help has it, whatever the others have."""
-    scale = policy.scale(size, 4_096, [largest, -200.0, largest - 5], OPTIONS)
+    hosts = columns([(HELD, 0, free) for free in (largest, -200.0, largest - 5)])
+    scale = policy.scale(size, 4_096, hosts, OPTIONS)
     assert scale.lack_mb == pytest.approx(lack)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import pathlib
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from simulator import (
     table,
     trace,
 )
-from simulator.cloud import Cloud, Host, Server
+from simulator.cloud import Cloud, Host, Server, image_id
 from simulator.run import Outcome, percentile, run
 from simulator.trace import Request
 
@@ -113,14 +114,23 @@ def test_requests_at_once_do_not_see_each_other() -> None:
     assert run(together, "nova_default", 4, 1, one_worker).figures["max_builds_one_host"] == 1
 
 
+def make_cloud(env: simpy.Environment, hosts: int, **changed: Any) -> Cloud:
+    return Cloud(
+        env,
+        hosts=hosts,
+        sizes={"a": SIZE},
+        parameters=assumed(**changed),
+        seed=1,
+        observe=lambda *_: None,
+    )
+
+
 def build_one(
     server: Request, update_phase: float
 ) -> tuple[simpy.Environment, Host, simpy.Process]:
     """Have the only host build a server; its record is updated at that second of each minute."""
     env = simpy.Environment()
-    cloud = Cloud(
-        env, hosts=1, sizes={"a": SIZE}, parameters=assumed(), seed=1, observe=lambda *_: None
-    )
+    cloud = make_cloud(env, 1)
     (host,) = cloud.hosts
     host.update_phase = update_phase
     return env, host, cloud.build(Server(server, 0, None, host))
@@ -148,6 +158,61 @@ def test_a_deletion_before_the_update_takes_its_build_out() -> None:
     assert (host.building, host.num_instances, host.disk_available_least) == (0, 0, 4000)
     env.run(until=59.1)
     assert (host.building, host.disk_available_least) == (0, 4000 - SIZE // 2**30)
+
+
+def test_hosts_of_two_sizes() -> None:
+    """As many of each, the second with half of all."""
+    hosts = make_cloud(simpy.Environment(), 3, host_generations=2).hosts
+    assert [(host.vcpus, host.ram_mb, host.disk_gb) for host in hosts] == [
+        (64, 262_144, 4000),
+        (32, 131_072, 2000),
+        (64, 262_144, 4000),
+    ]
+    assert [host.room for host in hosts[:2]] == [[256, 261_632, 4000], [128, 130_560, 2000]]
+
+
+@pytest.mark.parametrize(
+    ("agents", "held_from", "gone_late"), [(True, 20, 0), (False, 28, 2 * 2400)]
+)
+def test_what_the_index_knows(agents: bool, held_from: float, gone_late: float) -> None:
+    """On its way from the build's begin; held when it is fetched, or without agents when the build
+    is through; gone at once, or without agents two intervals later."""
+    env = simpy.Environment()
+    cloud = make_cloud(env, 1, agents=agents)
+    (host,) = cloud.hosts
+    image = image_id("a")
+
+    def known() -> tuple[bool, bool]:
+        return host.name in cloud.index.coming[image], host.name in cloud.index.held[image]
+
+    cloud.build(Server(request(0, lifetime_s=10.0), 0, None, host))
+    env.run(until=held_from)
+    assert known() == (True, False)
+    env.run(until=held_from + 0.1)
+    assert known() == (False, True)
+    while host.cache:
+        env.run(until=env.now + 1.0)
+    assert 86400 <= env.now <= 86400 + 2 * 2400 + 1
+    if gone_late:
+        env.run(until=env.now + gone_late - 2.0)
+        assert known() == (False, True)
+    env.run(until=env.now + 2.1)
+    assert known() == (False, False)
+
+
+def test_what_is_fetched_again_is_not_predicted_gone() -> None:
+    """Without agents a prediction that is late would else take out what is there."""
+    env = simpy.Environment()
+    cloud = make_cloud(env, 1, agents=False)
+    (host,) = cloud.hosts
+    cloud.build(Server(request(0, lifetime_s=10.0), 0, None, host))
+    env.run(until=60)
+    while host.cache:
+        env.run(until=env.now + 1.0)
+    cloud.build(Server(request(0), 1, None, host))
+    env.run(until=env.now + 3 * 2400)
+    assert cloud.downloads == 2
+    assert host.name in cloud.index.held[image_id("a")]
 
 
 def test_a_short_trace_has_an_imbalance() -> None:
@@ -235,6 +300,7 @@ HEAD = ",".join(trace.COLUMNS) + "\n"
         (HEAD + "0,,a,5,1,1\n", "disk_gb is ''"),
         (HEAD + "0,,,5,1,1,1,1\n", "image is empty"),
         (HEAD + "9,,a,5,1,1,1,1\n8,,a,x,1,1,1,1\n", "line 3: image_bytes is 'x'"),
+        (HEAD + "0,,\udcd0,5,1,1,1,1\n", "it is no text in UTF-8"),
     ],
 )
 def test_a_bad_trace_is_refused_in_one_line(
@@ -242,7 +308,7 @@ def test_a_bad_trace_is_refused_in_one_line(
 ) -> None:
     """By the command, without a traceback."""
     path = tmp_path / "bad.csv"
-    path.write_text(text)
+    path.write_text(text, errors="surrogateescape")
     error = refused(path, capsys)
     assert said in error
     assert error.startswith(f"error: {path}")
@@ -325,15 +391,22 @@ def test_a_nova_conf_counts_for_all_policies(
         (["--ram-mb", "-1"], "--ram-mb must be above 0"),
         (["--policies", "best"], "no such policy: best; there are nova_default, "),
         (["--config-file", "/nowhere/nova.conf"], "/nowhere/nova.conf: "),
+        (
+            ["--config-file", "mistyped.conf"],
+            "mistyped.conf: [image_cache_weigher] most_build is no",
+        ),
     ],
 )
 def test_wrong_use_is_told_before_the_work(
     tmp_path: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     said: str,
 ) -> None:
     """In one line: hours of work would be lost."""
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("mistyped.conf").write_text("[image_cache_weigher]\nmost_build = 2\n")
     trace.write(tmp_path / "t.csv", [request(0)])
     assert refused(tmp_path / "t.csv", capsys, *arguments).startswith(f"error: {said}")
 
@@ -409,12 +482,12 @@ def test_what_a_process_knows_of_its_own_decisions(monkeypatch: pytest.MonkeyPat
 
 
 def test_bursts_are_found_in_one_request_and_in_many() -> None:
-    """20 servers of an image, 19 are none, with no gap above 10 s."""
-    many = [request(100 + 5 * index, "b") for index in range(20)]
-    apart = [request(1000 + 11 * index, "c") for index in range(20)] + [
-        request(2000, "d", count=19)
-    ]
-    found = trace.bursts([request(0, count=20), request(1), *many, *apart])
+    """20 servers of an image within a minute, 19 are none, with no gap above 10 s."""
+    many = [request(100 + 3 * index, "b") for index in range(20)]
+    apart = [request(1000 + 11 * index, "c") for index in range(20)]
+    few = request(9000, "d", count=19)
+    steady = [request(1500 + 9 * index, "e") for index in range(200)]
+    found = trace.bursts([request(0, count=20), request(1), *many, *apart, *steady, few])
     assert found[:2] == [0, 0]
     assert len(set(found[2:22])) == 1
     assert found[2] not in (None, 0)
@@ -427,6 +500,35 @@ def test_percentiles_are_values_that_were_there() -> None:
     assert [percentile(values, part) for part in (50, 95, 99)] == [50, 95, 99]
     assert percentile([7.0], 99) == 7.0
     assert math.isclose(percentile([], 50), 0.0)
+
+
+@pytest.mark.parametrize("ram_gib", [1, 4, 16])
+@pytest.mark.parametrize("filled", [0.0, 0.6])
+@pytest.mark.parametrize("requests", [1, 100])
+def test_a_burst_of_an_image_that_no_host_has(ram_gib: int, filled: float, requests: int) -> None:
+    """100 servers at once: neither 100 downloads nor a pile on one host, whatever they take, and
+    however full alike hosts are; in one request, or in 100 that see nothing of each other."""
+    env = simpy.Environment()
+    cloud = make_cloud(env, 100)
+    other = Request(0, None, "z", SIZE, 4, round(filled * 262_144), 40, 1)
+    if filled:
+        for host in cloud.hosts:
+            host.claim(other)
+            host.allocate(other)
+    weighers = [*nova_scheduler.default_weighers(), policies.bus_cache(cloud.index)]
+    worker = nova_scheduler.Worker(cloud.hosts, weighers, 1)
+    server = Request(0, None, "a", SIZE, 2, ram_gib * 1024, 20, 100 // requests)
+    landed: Counter[str] = Counter()
+    for _ in range(requests):
+        choice = worker.begin(server)
+        for _ in range(server.count):
+            host = choice.best()
+            assert host is not None
+            choice.consume()
+            landed[host.name] += 1
+        del choice
+    assert 25 <= len(landed) <= 34
+    assert max(landed.values()) <= 4
 
 
 def test_every_parameter_has_a_source_and_no_unknown_name() -> None:
