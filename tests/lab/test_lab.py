@@ -113,6 +113,24 @@ def test_a_burst_of_an_image_that_nobody_holds_is_shared_by_few_hosts(
     check(lab, product)
 
 
+def test_requests_at_the_same_moment_are_shared_by_few_hosts(
+    lab: Scenario, product: Product
+) -> None:
+    """12 as fast as the API takes them, so that most are weighed for before the host of the one
+    before has its build in its record: neither one host nor all of them."""
+    create_large_image(lab, "moment")
+    time.sleep(decisions.COUNTS)
+    late = late_calls(lab.plane)
+    asked = [lab.cloud.boot(f"moment-{n}", image_id("moment"), "large") for n in range(12)]
+    landed = wait_and_count(lab, asked)
+    print(f"12 requests at once for an image that no host holds: {dict(landed)}")
+    if late_calls(lab.plane) == late:
+        # a thread of the scheduler does not see what another one has not claimed yet
+        assert max(landed.values()) <= MOST_BUILDS + 2
+        assert len(landed) <= 4
+    check(lab, product)
+
+
 def test_servers_asked_for_one_by_one_are_shared_by_few_hosts_too(
     lab: Scenario, product: Product
 ) -> None:
