@@ -133,7 +133,7 @@ def policy_shares(options: policy.Options, path: pathlib.Path) -> None:
     lacking = [step / 1000 for step in range(-10, 81)]
     for gib, name in ((1, "1 GiB"), (2, "2 GiB"), (8, "8 GiB and more")):
         one = policy.Candidates([policy.HELD], [0], [1.0])
-        lack = policy.scale(gib * 2**30, 0, one, options).lack_mb
+        lack = policy.scale(gib * 2**30, 0, options, one).lack_mb
         by_room.plot(
             [100 * each for each in lacking],
             [policy.room(each, lack) for each in lacking],

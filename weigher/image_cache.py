@@ -33,9 +33,8 @@ GROUPS = [
 class _Call(threading.local):
     """What a call of weigh_objects leaves for weight_multiplier, called next in its thread."""
 
-    multipliers: tuple[float, dict[int, float] | None] = 0.0, None
-    """As configured; and those of hosts whose aggregates say another one, by the host's
-    ``id()``; None: Nova is to be asked for each host."""
+    multipliers: tuple[float, dict[int, float]] = 0.0, {}
+    """As configured; and of hosts whose aggregates say another one, by the host's ``id()``."""
 
 
 class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
@@ -125,11 +124,9 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
         Nova's own rule (``get_weight_multiplier`` in nova/scheduler/utils.py): its aggregates', the
         smallest of several counts, else the configured one; what is no number is passed over
         with a warning. So are infinity and NaN here: times a weight of 0 they are NaN, which
-        has no place in an order of hosts. Where all weights are 0 no aggregate is looked at.
+        has no place in an order of hosts. Where no host has the image no aggregate is looked at.
         """
         configured, own = self._call.multipliers
-        if own is None:
-            return states.own_multiplier(host_state, configured)
         return own.get(id(host_state), configured) if own else configured
 
     def _weigh_object(self, host_state: Any, request_spec: Any) -> float:
@@ -155,7 +152,7 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
             why = f"{image} is too small to weigh"
         elif group_policy := states.soft_policy(request_spec):
             why = f"{image} weighs nothing beside its server group's {group_policy}"
-        elif multiplier == 0.0 and _all_zero(states.own_multipliers(hosts, multiplier)):
+        elif multiplier == 0.0 and not any(states.own_multipliers(hosts, multiplier).values()):
             why = f"{image} has multiplier 0 on all hosts"
         image_id = str(image_id)
         if not why:
@@ -175,14 +172,49 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
             _begun(read.host, fresh),
             unseen,
         )
-        scale = policy.scale(size, states.ram_mb(request_spec), candidates, options)
-        result = policy.weights(scale, candidates)
-        if any(result):
-            self._call.multipliers = multiplier, states.own_multipliers(hosts, multiplier)
+        if not any(candidates.there) and unseen < options.most_builds:
+            return [0.0] * len(hosts), f"{image} is held by 0, on its way to 0: makes no difference"
+        measure = functools.partial(policy.scale, size, states.ram_mb(request_spec), options)
+        result, said = self._score(hosts, read.host, candidates, measure)
+        return result, f"{image} {said}"
+
+    def _score(
+        self,
+        hosts: Sequence[Any],
+        named: Sequence[str],
+        candidates: policy.Candidates,
+        measure: Callable[[policy.Candidates], policy.Scale],
+    ) -> tuple[list[float], str]:
+        """Return what the policy makes of hosts, and why. Those with multiplier 0 are left alone,
+        and others are not measured by them."""
+        result = [0.0] * len(hosts)
+        configured, _ = self._call.multipliers
+        own = states.own_multipliers(hosts, configured)
+        self._call.multipliers = configured, own
+        weighed, left = candidates, 0
+        if configured == 0.0 or 0.0 in own.values():
+            places = [
+                place for place, host in enumerate(hosts) if own.get(id(host), configured) != 0.0
+            ]
+            if not places:
+                return result, "has multiplier 0 on all hosts"
+            weighed, left = candidates.only(places), len(hosts) - len(places)
+        scale = measure(weighed)
+        weights = policy.weights(scale, weighed)
+        if left:
+            for place, weight in zip(places, weights, strict=True):
+                result[place] = weight
+            hosts, named = [hosts[place] for place in places], [named[place] for place in places]
+        else:
+            result = weights
         if not LOG.isEnabledFor(logging.DEBUG):
             return result, ""
+        held, coming = (candidates.there.count(part) for part in (policy.HELD, policy.COMING))
+        where = f"is held by {held}, on its way to {coming}"
+        if left:
+            where += f"; {left} have multiplier 0"
         multipliers = [self.weight_multiplier(host) for host in hosts]
-        return result, f"{image} {_why(read.host, scale, candidates, result, multipliers)}"
+        return result, where + _why(named, scale, weighed, weights, multipliers)
 
     def _tell_changes(self) -> None:
         """Log that Redis was lost or is found again: each once, unless it flaps."""
@@ -228,10 +260,6 @@ def _state(asks: guard.Guard) -> tuple[guard.Counters, bool]:
     return asks.counters, asks.trouble is not None
 
 
-def _all_zero(multipliers: dict[int, float] | None) -> bool:
-    return multipliers is not None and not any(multipliers.values())
-
-
 def _there(hosts: Sequence[str], found: reader.Found, fresh: decisions.Fresh) -> list[float]:
     """Return for each host whether it has the image, in the policy's words."""
     held, coming = found.held, found.coming | fresh.fetching
@@ -270,12 +298,9 @@ def _why(
     result: Sequence[float],
     multipliers: Sequence[float],
 ) -> str:
-    """Return for people how the weights came about, and what hosts gain by them."""
+    """Return for people, who know where the image is, what hosts gain, and why."""
     there, builds, *_ = candidates
-    held, coming = there.count(policy.HELD), there.count(policy.COMING)
-    where = f"is held by {held}, on its way to {coming}"
-    if scale.spare:
-        where += f"; one builds {candidates.unseen:g}, as not even Nova knows"
+    where = f"; one builds {candidates.unseen:g}, as not even Nova knows" if scale.spare else ""
     gains = [weight * times for weight, times in zip(result, multipliers, strict=True)]
     gain = len(gains) - gains.count(0.0)
     if gain:
@@ -285,9 +310,7 @@ def _why(
             f"{where}; {gain} gain, {hosts[which]} most: {gains[which]:.3f} = "
             f"{multipliers[which]:g} x {shares}, building {builds[which]:g}"
         )
-    if any(result):
-        return f"{where}: those that would gain have multiplier 0"
-    if len(set(there)) == 1:
+    if not scale.differs:
         return f"{where}: makes no difference"
     having = [number for number, part in enumerate(there) if part]
     busy = sum(builds[number] >= scale.most_builds for number in having)

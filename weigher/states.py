@@ -84,11 +84,11 @@ def _number(value: Any) -> float | None:
     return value if type(value) in (int, float) and abs(value) < 2**63 else None
 
 
-def own_multipliers(states: Sequence[Any], configured: float) -> dict[int, float] | None:
+def own_multipliers(states: Sequence[Any], configured: float) -> dict[int, float]:
     """Return the multipliers of the hosts whose aggregates name one, by the host's ``id()``.
 
     An aggregate is mostly that of many hosts: each is looked at once, and Nova is asked once for
-    each set of them. None: one is none of Nova's, and each host is to be looked at for itself.
+    each set of them. Where one is none of Nova's, each host is looked at for itself.
     """
     try:
         # shared between hosts by HostManager (nova/scheduler/host_manager.py)
@@ -108,7 +108,7 @@ def own_multipliers(states: Sequence[Any], configured: float) -> dict[int, float
                 multipliers[id(state)] = multiplier
         return multipliers
     except Exception:
-        return None
+        return {id(state): own_multiplier(state, configured) for state in states}
 
 
 def own_multiplier(state: Any, configured: float) -> float:

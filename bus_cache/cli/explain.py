@@ -115,7 +115,7 @@ examples:
         if not hosts:
             return columns, ()
         ram = parsed_args.ram if known else 0
-        scale = policy.scale(size, ram, candidates, options)
+        scale = policy.scale(size, ram, options, candidates)
         weights = policy.weights(scale, candidates)
         rows = [
             (

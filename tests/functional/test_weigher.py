@@ -546,6 +546,24 @@ def test_each_host_has_the_multiplier_of_its_own_aggregates(
     assert gains == [50, 7.5, 5, 50, 0]
 
 
+def test_hosts_with_multiplier_0_are_left_alone(
+    server: servers.Redis, configure: Configure
+) -> None:
+    """Ceph's: no other is measured by their RAM, and an image on all others draws nobody off."""
+    configure(server.url, multiplier=5)
+    image, hosts, scheduler = make_image(), make_hosts(6), Scheduler()
+    hold(image, "compute1")
+    for host in hosts[3:]:
+        host.free_ram_mb *= 4
+    assert not any(scheduler.weigh(hosts, make_spec(image)))
+    for host in hosts[3:]:
+        host.aggregates = [aggregate("0")]
+    assert scheduler.weigh(hosts, make_spec(image)) == [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    hold(image, "compute0", "compute2")
+    time.sleep(1.1)  # what Redis said a moment ago counts for a second
+    assert not any(scheduler.weigh(hosts, make_spec(image)))
+
+
 def test_multiplier_0_asks_nobody(server: servers.Redis, configure: Configure) -> None:
     """The weigher is off."""
     configure(server.url, multiplier=0)
@@ -816,13 +834,14 @@ def test_the_debug_line_says_why_nothing_is_gained(
     assert line().startswith("; 1 gain, compute1 most: 4.922 = 5 x saves 1.00")
     assert line().endswith(", building 1")
     hosts[1].aggregates = [aggregate("0")]
-    assert line() == ": those that would gain have multiplier 0"
+    left = "; 1 have multiplier 0"
+    assert line() == f"{left}: 0 of these build 4 or more, 1 would have less free RAM than others"
     hosts[2].free_ram_mb = 32768
     hosts[2].aggregates = [aggregate("2")]
-    assert line().startswith("; 1 gain, compute2 most: 2.000 = 2 x saves 1.00")
+    assert line().startswith("; 1 have multiplier 0; 1 gain, compute2 most: 2.000 = 2 x saves")
     hold(image, "compute0", "compute3")
     time.sleep(1.1)  # what Redis said a moment ago counts for a second
-    assert line() == ": makes no difference"
+    assert line() == f"{left}: makes no difference"
 
 
 def test_the_debug_line_of_a_burst(

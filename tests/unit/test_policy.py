@@ -59,7 +59,7 @@ def weigh(
 ) -> list[float]:
     """Return the weights of hosts."""
     found = columns(hosts, begun, unseen)
-    scale = policy.scale(size, ram, found, OPTIONS._replace(**options))
+    scale = policy.scale(size, ram, OPTIONS._replace(**options), found)
     return policy.weights(scale, found)
 
 
@@ -160,7 +160,7 @@ def test_a_weight_is_what_its_shares_make(
     """As people are told."""
     begun = frozenset(which for which in begun if which < len(hosts))
     candidates = columns(hosts, begun, unseen)
-    scale = policy.scale(size, ram, candidates, OPTIONS)
+    scale = policy.scale(size, ram, OPTIONS, candidates)
     for which, weight in enumerate(policy.weights(scale, candidates)):
         shares = policy.shares(scale, candidates, which)
         assert all(0.0 <= share <= 1.0 for share in shares)
@@ -241,7 +241,7 @@ def test_where_a_burst_goes_a_host_may_lack_its_servers(
 def test_what_a_host_may_lack(size: int, largest: float, lack: float) -> None:
     """As the option's help has it, whatever the others have."""
     hosts = columns([(HELD, 0, free) for free in (largest, -200.0, largest - 5)])
-    scale = policy.scale(size, 4_096, hosts, OPTIONS)
+    scale = policy.scale(size, 4_096, OPTIONS, hosts)
     assert scale.lack_mb == pytest.approx(lack)
 
 
