@@ -23,6 +23,8 @@ COUNTS = 10.0
 """Seconds for which a decision counts: by then the host's own record has the build, and the index
 that the image is on its way; and for which one is waited for: a request is through, or has failed.
 """
+BURST = 2.0
+"""Seconds after which a server of the same image is no longer of the same burst."""
 MOST_REQUESTS = 100
 """Requests that are waited for. Above the 64 that a process of nova-scheduler works at
 (executor_thread_pool_size of oslo.messaging): their HostStates Nova keeps as well."""
@@ -37,6 +39,8 @@ class Fresh(NamedTuple):
     """Host -> servers sent there."""
     fetching: frozenset[str]
     """Hosts of them to which a server of the image went that is asked about."""
+    begun: frozenset[str]
+    """Hosts of these to which one went within :data:`BURST`."""
 
 
 class _Shown(NamedTuple):
@@ -101,6 +105,9 @@ class Decisions(native.PerProcess):
         return Fresh(
             Counter(each.host for each in made),
             frozenset(each.host for each in made if each.image_id == image_id),
+            frozenset(
+                each.host for each in made if each.image_id == image_id and now - each.at < BURST
+            ),
         )
 
     def _look(self, now: float, request: int) -> None:

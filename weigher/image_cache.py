@@ -199,6 +199,9 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
             if not places:
                 return result, "has multiplier 0 on all hosts"
             weighed, left = candidates.only(places), len(hosts) - len(places)
+        if any(each != configured for each in own.values()):
+            # what all others gain would draw servers to the hosts of some aggregates
+            weighed = weighed._replace(unseen=0.0)
         scale = measure(weighed)
         weights = policy.weights(scale, weighed)
         if left:
@@ -279,16 +282,18 @@ def _builds(read: states.Hosts, fresh: decisions.Fresh) -> tuple[Sequence[float]
         max(known, sent[host]) if host in sent else known
         for host, known in zip(read.host, read.builds, strict=True)
     ]
+    if len(set(read.host)) < len(read.host):
+        return builds, 0.0  # a host's servers are not those of each of its nodes
     more = (now for now, known in zip(builds, read.builds, strict=True) if now > known)
     return builds, max(more, default=0.0)
 
 
 def _begun(hosts: Sequence[str], fresh: decisions.Fresh) -> frozenset[int]:
     """Return the places of hosts to which this process sent servers of the image just now."""
-    sent = fresh.fetching
-    if not sent:
+    begun = fresh.begun
+    if not begun:
         return frozenset()
-    return frozenset(place for place, host in enumerate(hosts) if host in sent)
+    return frozenset(place for place, host in enumerate(hosts) if host in begun)
 
 
 def _why(
@@ -300,7 +305,9 @@ def _why(
 ) -> str:
     """Return for people, who know where the image is, what hosts gain, and why."""
     there, builds, *_ = candidates
-    where = f"; one builds {candidates.unseen:g}, as not even Nova knows" if scale.spare else ""
+    where = (
+        f"; {candidates.unseen:g} were sent to one whose record has fewer" if scale.spare else ""
+    )
     gains = [weight * times for weight, times in zip(result, multipliers, strict=True)]
     gain = len(gains) - gains.count(0.0)
     if gain:

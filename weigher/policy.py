@@ -69,7 +69,7 @@ class Candidates(NamedTuple):
     begun: frozenset[int] = frozenset()
     """Places of those to which servers of the same image were sent just now: a burst goes there."""
     unseen: float = 0.0
-    """Most of ``builds`` of which the host's record has fewer."""
+    """The most builds of a host whose record has fewer."""
 
     def only(self, places: Sequence[int]) -> Candidates:
         """Return some of them, in this order."""
@@ -92,6 +92,9 @@ class Scale(NamedTuple):
     """The same where a burst goes."""
     spare: float
     """:data:`SPARE` where a host builds ``most_builds`` or more unseen, else 0."""
+    crowd: float
+    """Builds from which on a host does not get that: the next multiple of ``most_builds`` that not
+    all have."""
     differs: bool
     """The image is not on all hosts alike."""
 
@@ -140,6 +143,9 @@ def scale(size: int, ram_mb: float, options: Options, hosts: Candidates) -> Scal
     :param hosts: one at least; free RAM is negative where it is overcommitted.
     """
     free_ram_mb, most = hosts.free_ram_mb, options.most_builds
+    spare, crowd = (SPARE if hosts.unseen >= most else 0.0), most
+    if spare and math.isfinite(least := min(hosts.builds)):
+        crowd = most * (1 + max(0.0, least) // most)
     root = math.sqrt(max(0, size) / options.large_image)
     largest = max(free_ram_mb)
     lack = options.most_imbalance * min(root, 2.0) * max(0.0, largest)
@@ -149,7 +155,8 @@ def scale(size: int, ram_mb: float, options: Options, hosts: Candidates) -> Scal
         sum(free_ram_mb) / len(free_ram_mb) + ram_mb / 2,
         lack,
         max(lack, most * ram_mb),
-        SPARE if hosts.unseen >= most else 0.0,
+        spare,
+        crowd,
         len(set(hosts.there)) > 1,
     )
 
@@ -163,7 +170,7 @@ def weights(scale: Scale, hosts: Candidates) -> list[float]:
     ``minval`` and ``maxval``.)
     """
     found = nothing = [0.0] * len(hosts.there)
-    saved, most, enough, lack, _, spare, differs = scale
+    saved, most, enough, lack, _, spare, crowd, differs = scale
     if saved == 0.0:
         return nothing
     if differs:
@@ -179,7 +186,7 @@ def weights(scale: Scale, hosts: Candidates) -> list[float]:
             found[which] = shares(scale, hosts, which).product
     if spare:
         found = [
-            saved * spare + (1.0 - spare) * product if builds < most else 0.0
+            saved * spare + (1.0 - spare) * product if builds < crowd else 0.0
             for product, builds in zip(found, hosts.builds, strict=True)
         ]
     return nothing if found.count(found[0]) == len(found) else found
@@ -194,7 +201,7 @@ def shares(scale: Scale, hosts: Candidates, which: int) -> Shares:
         there if scale.differs else ABSENT,
         idleness(builds, scale.most_builds),
         room(scale.enough_mb - free, lack),
-        scale.spare if builds < scale.most_builds else 0.0,
+        scale.spare if builds < scale.crowd else 0.0,
     )
 
 

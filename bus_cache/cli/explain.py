@@ -140,7 +140,7 @@ def doubts(known: bool, ram_mb: int, multiplier: float) -> Iterator[str]:
     if not known:
         yield (
             "Without --os-cloud: only hosts that the index knows, each as if it built nothing and "
-            "were as full as the others."
+            "were as full as the others, and as if others had no image."
         )
     elif ram_mb == 0:
         yield (

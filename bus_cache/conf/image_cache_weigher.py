@@ -20,11 +20,11 @@ OPTIONS = [
             Multiplier of the weigher: what a host gains at the most that holds a large image. The
             default is above what Nova's RAM, CPU, disk and I/O weighers (1.0 each at the most) make
             of the differences between hosts that are about as full, so that a held image decides
-            among these; a host that is much fuller than others gains nothing, whatever the
-            multiplier (see most_imbalance), and Nova's BuildFailureWeigher (1000000) still wins. It
-            outweighs Nova's weighers of hypervisor versions and PCI devices (1.0 each), too; a
-            server of a group with soft affinity or anti-affinity it leaves alone. 0 turns it off.
-            An aggregate's metadata ``image_cache_weight_multiplier`` overrides it for the
+            among these; a host that is much fuller than others gains nothing by an image, whatever
+            the multiplier (see most_imbalance), and Nova's BuildFailureWeigher (1000000) still
+            wins. It outweighs Nova's weighers of hypervisor versions and PCI devices (1.0 each),
+            too; a server of a group with soft affinity or anti-affinity it leaves alone. 0 turns it
+            off. An aggregate's metadata ``image_cache_weight_multiplier`` overrides it for the
             aggregate's hosts: set it to 0 where hosts cache no images (Ceph), or where other
             servers should not be drawn to (GPUs).
             """
@@ -50,8 +50,8 @@ OPTIONS = [
         help=paragraphs(
             """
             MiB. An image of at least this size weighs fully; between small_image_size and this one
-            the weight grows evenly. 2 GiB take about 20 seconds over a 1 Gbit/s link, and
-            longer with conversion to raw. A value not above small_image_size makes a step at
+            the weight grows evenly. 2 GiB take about 20 seconds over a 1 Gbit/s link, and longer
+            with conversion to raw. A value not above small_image_size makes a step at
             small_image_size. What most_imbalance allows goes by it, too.
             """
         ),
@@ -65,13 +65,13 @@ OPTIONS = [
             """
             Builds on a host, those that wait for the image's download too, with which it gains
             nothing any more (Nova's num_io_ops: snapshots, rebuilds, resizes and the like count
-            too): so a burst of servers of one image fills no host, and about one host
-            for so many servers fetches the image. Fewer spread a burst, and fetch more; more of
-            them have builds share the host's disk and network. From nova-compute's
-            max_concurrent_builds (10) on, builds wait for each other. 4: with 6 a few per cent
-            less is fetched, and hosts are less even than by Nova alone (docs/placement.md).
-            While so many were sent to a host that its record does not have yet, hosts with fewer
-            gain a fifth of the multiplier, whether they have the image or not.
+            too): so a burst of servers of one image fills no host, and about one host for so many
+            servers fetches the image. Fewer spread a burst, and fetch more; more of them have
+            builds share the host's disk and network. From nova-compute's max_concurrent_builds (10)
+            on, builds wait for each other. 4: with 6 a few per cent less is fetched, and hosts are
+            less even than by Nova alone (docs/placement.md). While a scheduler process sent so many
+            to a host whose record does not have them yet, hosts with fewer gain a fifth of the
+            multiplier, whatever they have; not where aggregates say several multipliers.
             """
         ),
     ),
@@ -87,10 +87,11 @@ OPTIONS = [
             half of it less, half. It is for an image of large_image_size; for others it goes by the
             square root of their size, up to twice as much. So hosts stay about as evenly full as by
             Nova alone. 0: only hosts gain that have more than the mean even so; 1: RAM hardly
-            matters, and hosts that hold images are filled first. Where a burst goes, most_builds
-            of its servers are no less than it allows. 0.03: with more, RAM is less
-            evenly used than 1.1 times what Nova alone makes of it (docs/placement.md). Where
-            half of a server is more than that, only hosts with more free RAM than the mean gain.
+            matters, and hosts that hold images are filled first. A host to which a server of the
+            image was sent within 2 seconds may lack most_builds such servers, if that is more.
+            0.03: with more, RAM is less evenly used than 1.1 times what Nova alone makes of it
+            (docs/placement.md). Where half of a server is more than that, only hosts with more free
+            RAM than the mean gain.
             """
         ),
     ),
@@ -102,9 +103,9 @@ OPTIONS = [
         help=paragraphs(
             """
             Seconds that a call of the weigher takes at the most, all in all. When they are over,
-            nobody holds the image for this one instance, and Nova schedules as without the
-            weigher; so for the next ones, without waiting, until Redis answers within this
-            time again. A good answer takes about one millisecond for 1000 hosts.
+            nobody holds the image for this one instance, and Nova schedules as without the weigher;
+            so for the next ones, without waiting, until Redis answers within this time again. A
+            good answer takes about one millisecond for 1000 hosts.
             """
         ),
     ),

@@ -451,6 +451,37 @@ def test_requests_follow_each_other(server: servers.Redis, configure: Configure)
     assert least == {chosen: 0.0, "compute11": pytest.approx(0.2)}
 
 
+def piled(configure: Configure, server: servers.Redis) -> tuple[Scheduler, objects.RequestSpec]:
+    """Return a scheduler that sent four servers to one host, whose record does not say so."""
+    configure(server.url)
+    scheduler, spec = Scheduler(), make_spec(make_image(), ram_mb=512)
+    boot(scheduler, spec, 4, 1)
+    return scheduler, spec
+
+
+@pytest.mark.parametrize("multiplier", ["0", "2"])
+def test_a_pile_draws_nobody_to_the_hosts_of_an_aggregate(
+    multiplier: str, server: servers.Redis, configure: Configure
+) -> None:
+    """What all others gain would be more where the multiplier is larger."""
+    scheduler, spec = piled(configure, server)
+    assert any(scheduler.weigh(make_hosts(12), spec))
+    hosts = make_hosts(12)
+    for host in hosts[6:]:
+        host.aggregates = [aggregate(multiplier)]
+    weights = scheduler.weigh(hosts, spec)
+    assert sum(weight > 0.0 for weight in weights) <= 1  # where the image is on its way
+
+
+def test_a_pile_on_a_host_of_several_nodes_counts_for_none(
+    server: servers.Redis, configure: Configure
+) -> None:
+    """Ironic's: what was sent to the host is on one of them."""
+    scheduler, _ = piled(configure, server)
+    nodes = [*make_hosts(12), *make_hosts(12)]
+    assert not any(scheduler.weigh(nodes, make_spec(make_image())))
+
+
 ODD: dict[str, Callable[[Any], None]] = {
     "builds unset": lambda host: setattr(host, "num_io_ops", None),
     "builds missing": lambda host: delattr(host, "num_io_ops"),
@@ -854,7 +885,9 @@ def test_the_debug_line_of_a_burst(
     caplog.clear()
     scheduler.weigh(make_hosts(12), spec)
     (line,) = said(caplog, logging.DEBUG)
-    assert "is held by 0, on its way to 1; one builds 4, as not even Nova knows; 11 gain" in line
+    assert (
+        "is held by 0, on its way to 1; 4 were sent to one whose record has fewer; 11 gain" in line
+    )
     assert "1.000 = 5 x saves 1.00 x (0.2 for building less + 0.8 x there 0.00 x" in line
 
 

@@ -61,15 +61,18 @@ def decided(seen: decisions.Decisions, now: float = 0.0) -> decisions.Fresh:
 
 @pytest.mark.parametrize("host", [0, 1, 2])
 def test_a_decision_counts_for_some_seconds(host: int) -> None:
-    """Once, from when its candidates were shown; for the image that the server is of."""
+    """Once, from when its candidates were shown; for the image that the server is of. A burst goes
+    there for a moment."""
     seen, states = decisions.Decisions(), hosts()
-    assert show(seen, 100.0, "i", states) == ({}, frozenset())
+    assert show(seen, 100.0, "i", states) == ({}, set(), set())
     states[host].num_instances += 1
     del states
-    for now in (101.0, 109.9):
-        assert decided(seen, now) == ({f"h{host}": 1}, frozenset({f"h{host}"}))
+    chosen = f"h{host}"
+    assert decided(seen, 101.9) == ({chosen: 1}, {chosen}, {chosen})
+    for now in (102.0, 109.9):
+        assert decided(seen, now) == ({chosen: 1}, {chosen}, set())
     for now in (110.0, 111.0):
-        assert decided(seen, now) == ({}, frozenset())
+        assert decided(seen, now) == ({}, set(), set())
 
 
 def test_other_images_are_builds_only() -> None:
@@ -80,7 +83,7 @@ def test_other_images_are_builds_only() -> None:
         show(seen, 0.0, image, states)
         states[2].num_instances += 1
         del states
-    assert decided(seen) == ({"h2": 3}, {"h2"})
+    assert decided(seen) == ({"h2": 3}, {"h2"}, {"h2"})
 
 
 def test_each_server_of_a_request() -> None:

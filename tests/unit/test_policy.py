@@ -149,8 +149,7 @@ def test_weights_are_shares_and_only_of_who_has_or_fetches(
     if size <= OPTIONS.small_image:
         assert not any(found)
     for (there, builds, _), weight in zip(hosts, found, strict=True):
-        assert weight == 0.0 or there != ABSENT or unseen >= most_builds > builds
-        assert weight == 0.0 or builds < most_builds
+        assert weight == 0.0 or unseen >= most_builds or (there != ABSENT and builds < most_builds)
 
 
 @given(size=IMAGES, ram=RAM, hosts=HOSTS, begun=BEGUN, unseen=UNSEEN)
@@ -192,7 +191,7 @@ def test_what_one_builds_unseen_counts_for_an_image_that_is_everywhere_too(
 ) -> None:
     """Or nowhere: that others build less, and nothing else."""
     most, saved = OPTIONS.most_builds, policy.saving(size, *OPTIONS[:2])
-    hosts = [(there, *host[1:]) for host in hosts]
+    hosts = [(there, *host[1:]) for host in [*hosts, (there, 0, 0.0)]]
     found = weigh(size, ram, hosts, unseen=most)
     spare = [saved * policy.SPARE if builds < most else 0.0 for _, builds, _ in hosts]
     assert found == (spare if len(set(spare)) > 1 else [0.0] * len(hosts))
@@ -204,6 +203,26 @@ def test_who_builds_too_much_unseen_comes_last() -> None:
     assert weigh(2 * GIB, 0, hosts) == [0.0, 1.0, 0.8, 0.0]
     assert weigh(2 * GIB, 0, hosts, unseen=3) == [0.0, 1.0, 0.8, 0.0]
     assert weigh(2 * GIB, 0, hosts, unseen=4) == pytest.approx([0.0, 1.0, 0.84, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("builds", "spared"),
+    [
+        ((4, 3, 0), (False, True, True)),
+        ((4, 4, 4), (False, False, False)),  # alike
+        ((5, 4, 7), (False, False, False)),  # all below 8
+        ((8, 4, 7), (False, True, True)),
+        ((4, math.inf, 0), (False, False, True)),
+        ((math.inf, math.inf, math.inf), (False, False, False)),
+        ((4, -3, 0), (False, True, True)),
+    ],
+)
+def test_a_pile_is_levelled_in_steps_of_most_builds(
+    builds: tuple[float, ...], spared: tuple[bool, ...]
+) -> None:
+    """Where all have four, it goes on until all have eight."""
+    hosts: list[Host] = [(ABSENT, each, 1e5) for each in builds]
+    assert [bool(each) for each in weigh(2 * GIB, 0, hosts, unseen=4)] == list(spared)
 
 
 @pytest.mark.parametrize(
