@@ -241,8 +241,7 @@ class Cloud:
             host.version += 1
 
         interval = self._parameters.resource_update_interval
-        later: Any = self._env.timeout(interval - (self._env.now - host.update_phase) % interval)
-        later.callbacks.append(update)
+        self._after(interval - (self._env.now - host.update_phase) % interval, update)
 
     def _boot_seconds(self, server: Server) -> float:
         parameters = self._parameters
@@ -263,8 +262,7 @@ class Cloud:
             if image not in host.cache and image not in host.fetching:
                 self._say(self.index.held, image, host, False)
 
-        later: Any = self._env.timeout(2 * self._parameters.manager_interval)
-        later.callbacks.append(predicted)
+        self._after(2 * self._parameters.manager_interval, predicted)
 
     def _say(self, where: dict[str, set[str]], image: str, host: Host, there: bool) -> None:
         """Have the index know, after its lag."""
@@ -274,8 +272,12 @@ class Cloud:
         def known(_: simpy.Event) -> None:
             (hosts.add if there else hosts.discard)(host.name)
 
-        later: Any = self._env.timeout(self._parameters.index_lag)
-        later.callbacks.append(known)
+        self._after(self._parameters.index_lag, known)
+
+    def _after(self, seconds: float, act: Callable[[simpy.Event], None]) -> None:
+        """Have something done later."""
+        later: Any = self._env.timeout(seconds)
+        later.callbacks.append(act)
 
     def _age(self, host: Host, phase: float) -> Generator[simpy.Event, Any, None]:
         """Nova's image cache manager: touch what servers use, remove what was not for long."""

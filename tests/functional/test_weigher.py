@@ -434,13 +434,22 @@ def test_a_burst_is_shared_by_few_hosts(server: servers.Redis, configure: Config
     assert sorted(landed.values()) == [4] * 6
 
 
-def test_requests_follow_each_other(server: servers.Redis, configure: Configure) -> None:
-    """The second server of an image goes where the first one went, before anybody says so; until
-    that host has four: then any other host is better. For other images these count as builds."""
+def piled(
+    configure: Configure, server: servers.Redis
+) -> tuple[Scheduler, objects.RequestSpec, str]:
+    """Return a scheduler that sent four servers of four requests to one host, whose record does not
+    say so; such a request; and the host."""
     configure(server.url)
     scheduler, spec = Scheduler(), make_spec(make_image(), ram_mb=512)
     ((chosen, count),) = boot(scheduler, spec, 4, 1).items()
     assert count == 4
+    return scheduler, spec, chosen
+
+
+def test_requests_follow_each_other(server: servers.Redis, configure: Configure) -> None:
+    """The second server of an image goes where the first one went, before anybody says so; until
+    that host has four: then any other host is better. For other images these count as builds."""
+    scheduler, spec, chosen = piled(configure, server)
     hosts, other = make_hosts(12), make_image()
     weights = scheduler.weigh(hosts, spec)
     assert [host.host for host, each in zip(hosts, weights, strict=True) if not each] == [chosen]
@@ -451,20 +460,12 @@ def test_requests_follow_each_other(server: servers.Redis, configure: Configure)
     assert least == {chosen: 0.0, "compute11": pytest.approx(0.2)}
 
 
-def piled(configure: Configure, server: servers.Redis) -> tuple[Scheduler, objects.RequestSpec]:
-    """Return a scheduler that sent four servers to one host, whose record does not say so."""
-    configure(server.url)
-    scheduler, spec = Scheduler(), make_spec(make_image(), ram_mb=512)
-    boot(scheduler, spec, 4, 1)
-    return scheduler, spec
-
-
 @pytest.mark.parametrize("multiplier", ["0", "2"])
 def test_a_pile_draws_nobody_to_the_hosts_of_an_aggregate(
     multiplier: str, server: servers.Redis, configure: Configure
 ) -> None:
     """What all others gain would be more where the multiplier is larger."""
-    scheduler, spec = piled(configure, server)
+    scheduler, spec, _ = piled(configure, server)
     assert any(scheduler.weigh(make_hosts(12), spec))
     hosts = make_hosts(12)
     for host in hosts[6:]:
@@ -477,7 +478,7 @@ def test_a_pile_on_a_host_of_several_nodes_counts_for_none(
     server: servers.Redis, configure: Configure
 ) -> None:
     """Ironic's: what was sent to the host is on one of them."""
-    scheduler, _ = piled(configure, server)
+    scheduler, _, _ = piled(configure, server)
     nodes = [*make_hosts(12), *make_hosts(12)]
     assert not any(scheduler.weigh(nodes, make_spec(make_image())))
 
@@ -879,9 +880,7 @@ def test_the_debug_line_of_a_burst(
     server: servers.Redis, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Says what only this process knows, and why the others gain."""
-    configure(server.url)
-    scheduler, spec = Scheduler(), make_spec(make_image(), ram_mb=512)
-    boot(scheduler, spec, 4, 1)
+    scheduler, spec, _ = piled(configure, server)
     caplog.clear()
     scheduler.weigh(make_hosts(12), spec)
     (line,) = said(caplog, logging.DEBUG)

@@ -44,9 +44,9 @@ OPTIONS = defaults()
 def columns(
     hosts: list[Host], begun: frozenset[int] = frozenset(), unseen: float = 0.0
 ) -> Candidates:
-    """Return hosts as the policy takes them."""
+    """Return hosts as the policy takes them; ``begun`` may name places beyond the last."""
     there, builds, free = zip(*hosts, strict=True)
-    return Candidates(there, builds, free, begun, unseen)
+    return Candidates(there, builds, free, begun & set(range(len(hosts))), unseen)
 
 
 def weigh(
@@ -141,7 +141,6 @@ def test_weights_are_shares_and_only_of_who_has_or_fetches(
 ) -> None:
     """Whatever Nova's records and the options say; a small image changes nothing. While a host
     builds too much unseen, of all that build less."""
-    begun = frozenset(which for which in begun if which < len(hosts))
     limits = {"most_builds": most_builds, "most_imbalance": most_imbalance}
     found = weigh(size, ram, hosts, begun, unseen, **limits)
     assert len(found) == len(hosts)
@@ -157,7 +156,6 @@ def test_a_weight_is_what_its_shares_make(
     size: int, ram: int, hosts: list[Host], begun: frozenset[int], unseen: float
 ) -> None:
     """As people are told."""
-    begun = frozenset(which for which in begun if which < len(hosts))
     candidates = columns(hosts, begun, unseen)
     scale = policy.scale(size, ram, OPTIONS, candidates)
     for which, weight in enumerate(policy.weights(scale, candidates)):
