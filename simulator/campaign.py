@@ -41,6 +41,7 @@ FULL = [
     Setting("100-hosts-zipf-0.9", 100, generate.Shape(boots=20_000, zipf=0.9)),
     Setting("100-hosts-zipf-1.4", 100, generate.Shape(boots=20_000, zipf=1.4)),
     Setting("500-hosts-zipf-0.9", 500, generate.Shape(boots=20_000, zipf=0.9)),
+    Setting("500-hosts-zipf-1.4", 500, generate.Shape(boots=20_000, zipf=1.4)),
 ]
 SMALL = [
     Setting("small", 30, generate.Shape(boots=1_500, days=2.0, images=100), seeds=(1,)),

@@ -1,10 +1,10 @@
-"""A bound, not a policy: who knows the whole trace puts each image on as few hosts as have room.
+"""To compare with, not a policy: who knows the whole trace puts each image on few hosts.
 
 It knows each image's largest demand (the RAM of its servers at the fullest moment, were they to
 live from the request on), sees allocations without lag, and ignores Nova's weighers. Each image has
 its own hosts: its servers go to the one of them with most free RAM, and when none has room another
 host is added, the one with the least demand assigned so far. So an image is fetched again only when
-its hosts are full or its file aged out. It is greedy, so a better offline placement may exist.
+its hosts are full or its file aged out. It is greedy, so no bound: a better placement may exist.
 """
 
 from __future__ import annotations
