@@ -87,26 +87,25 @@ def _number(value: Any) -> float | None:
 def own_multipliers(states: Sequence[Any], configured: float) -> dict[int, float]:
     """Return the multipliers of the hosts whose aggregates name one, by the host's ``id()``.
 
-    An aggregate is mostly that of many hosts: each is looked at once, and Nova is asked once for
-    each set of them. Where one is none of Nova's, each host is looked at for itself.
+    Many hosts are in the same aggregates: Nova is asked once for each set of these, if one of it
+    names a multiplier. Where aggregates are none of Nova's, each host is looked at for itself.
     """
     try:
-        # shared between hosts by HostManager (nova/scheduler/host_manager.py)
-        aggregates = {id(each): each for state in states for each in state.aggregates}
-        named = {key for key, each in aggregates.items() if KEY in each.metadata}
-        if not named:
+        # the objects are shared between hosts by HostManager (nova/scheduler/host_manager.py), and
+        # hashed by what they are, not by what they say
+        sets = [tuple(state.aggregates) for state in states]
+        found = {
+            aggregates: own_multiplier(state, configured)
+            for aggregates, state in dict(zip(sets, states, strict=True)).items()
+            if any(KEY in each.metadata for each in aggregates)
+        }
+        if not found:
             return {}
-        found: dict[tuple[int, ...], float | None] = {}
-        multipliers: dict[int, float] = {}
-        for state in states:
-            of_host = tuple(map(id, state.aggregates))
-            if of_host not in found:
-                names_one = not named.isdisjoint(of_host)
-                found[of_host] = own_multiplier(state, configured) if names_one else None
-            multiplier = found[of_host]
-            if multiplier is not None:
-                multipliers[id(state)] = multiplier
-        return multipliers
+        return {
+            id(state): found[aggregates]
+            for aggregates, state in zip(sets, states, strict=True)
+            if aggregates in found
+        }
     except Exception:
         return {id(state): own_multiplier(state, configured) for state in states}
 
