@@ -68,9 +68,10 @@ class Run:
     def go(self) -> Figures:
         """Ask for all, wait for all; what came of it.
 
-        :raises LabError: servers got stuck, or disk, index and the count of bytes differ.
+        :raises LabError: servers got stuck, or disk, index and the counts of bytes differ.
         """
         before = len(throttle.downloads(self._plane.downloads))
+        served_before = len(self._plane.served())
         self._recorder = Recorder(self._plane)
         self._recorder.start()
         begin = time.time()
@@ -79,7 +80,10 @@ class Run:
         finally:
             self._recorder.stop()
         seconds = time.time() - begin
-        return self._figures(self._check(before), seconds)
+        downloads = self._check(before)
+        served = self._plane.served()[served_before:]
+        self._compare(served, downloads)
+        return self._figures(sum(size for _, size in served), downloads, seconds)
 
     def _drive(self, begin: float) -> None:
         waiting = deque(self._requests)
@@ -168,7 +172,19 @@ class Run:
         self._product.check()
         return served()
 
-    def _figures(self, served: Sequence[throttle.Download], seconds: float) -> Figures:
+    def _compare(
+        self, served: Sequence[tuple[str, int]], downloads: Sequence[throttle.Download]
+    ) -> None:
+        """See that Glance's log and the proxy before it say the same; of what broke off, the log
+        has the whole size."""
+        counted = sorted((each.image, each.bytes) for each in downloads)
+        all_whole = all(each.whole for each in downloads)
+        if len(served) != len(counted) or (all_whole and sorted(served) != counted):
+            raise LabError(f"Glance's log and the proxy differ: {sorted(served)} and {counted}")
+
+    def _figures(
+        self, from_glance: int, downloads: Sequence[throttle.Download], seconds: float
+    ) -> Figures:
         boots = list(self._boots.values())
         good = [boot for boot in boots if not boot.failed]
         times = [boot.active - boot.asked for boot in good]
@@ -177,9 +193,9 @@ class Run:
         return {
             "servers": len(boots),
             "failed": len(boots) - len(good),
-            "bytes_from_glance": sum(each.bytes for each in served),
-            "downloads": len(served),
-            "rate_while_downloading": round(throttle.rate(served)),
+            "bytes_from_glance": from_glance,
+            "downloads": len(downloads),
+            "rate_while_downloading": round(throttle.rate(downloads)),
             "active_p50_s": round(statistics.median(times), 2),
             "active_p95_s": _percentile_95(times),
             "active_max_s": round(max(times), 2),

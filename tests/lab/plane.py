@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,9 @@ APPLICATIONS = {
 THREADS = 16
 DOWNLOADS = 64
 DATABASES = ("keystone", "placement", "glance", "nova_api", "nova_cell0", "nova")
+
+#: A line of Glance's access log (serve.py): an image was sent.
+SERVED = re.compile(r'"GET /v2/images/([0-9a-f-]{36})/file HTTP/1\.1" 200 (\d+) ')
 
 
 class LabError(RuntimeError):
@@ -168,6 +172,11 @@ class ControlPlane:
     def downloads(self) -> Path:
         """What went through :meth:`slow_glance`."""
         return self.directory / "log" / "downloads.jsonl"
+
+    def served(self) -> list[tuple[str, int]]:
+        """The images that Glance sent, by its access log, and their bytes: from the begin on."""
+        lines = self.log("glance").read_text(errors="replace")
+        return [(image, int(size)) for image, size in SERVED.findall(lines)]
 
     def base(self, host: str) -> Path:
         """A compute host's image cache."""

@@ -59,6 +59,7 @@ def test_an_image_is_downloaded_once_and_told_by_the_agent(
     wait_until(lambda: throttle.downloads(plane.downloads), "the count of the download")
     (download,) = throttle.downloads(plane.downloads)
     assert (download.image, download.bytes, download.whole) == (image, SIZE, True)
+    assert plane.served().count((image, SIZE)) == 1
     assert download.end - download.start > 0.8 * SIZE / BANDWIDTH
     cached = plane.base(host) / fingerprint(image)
     assert hashlib.sha256(cached.read_bytes()).digest() == hashlib.sha256(content).digest()
