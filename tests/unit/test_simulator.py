@@ -7,13 +7,17 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 from collections import Counter
 from typing import Any
 
 import pytest
 import simpy
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from nova.conf.opts import list_opts as nova_options
+from oslo_messaging.opts import list_opts as messaging_options
 
 from simulator import __main__ as command
 from simulator import (
@@ -531,7 +535,24 @@ def test_a_burst_of_an_image_that_no_host_has(ram_gib: int, filled: float, reque
     assert max(landed.values()) <= 4
 
 
-def test_every_parameter_has_a_source_and_no_unknown_name() -> None:
-    """The file and the fields agree, and a wrong value is refused."""
+def test_every_parameter_has_a_source() -> None:
+    """What is said to be Nova's default is it."""
+    entries = yaml.safe_load(parameters.FILE.read_text(encoding="utf-8"))
+    defaults = {
+        (str(group or "DEFAULT"), option.dest): option.default
+        for group, options in [*nova_options(), *messaging_options()]
+        for option in options
+    }
+    compared = 0
+    for name, entry in entries.items():
+        assert entry.keys() == {"value", "unit", "source"}, name
+        assert len(entry["source"]) > len("assumed"), name
+        if said := re.match(r"nova: \[(\w+)\] (\w+)", entry["source"]):
+            assert entry["value"] == defaults[said[1], said[2]], name
+            compared += 1
+    assert compared == 6
+
+
+def test_a_wrong_parameter_is_refused() -> None:
     with pytest.raises(ValueError, match="host_ram is 0"):
         parameters.load(host_ram=0)
