@@ -59,10 +59,12 @@ def configure(file: pathlib.Path) -> None:
         product's groups that there is none of.
     """
     try:
-        CONF([], project="nova", default_config_files=[str(file)])
+        # nothing of a folder that this machine may have, as /etc/nova/nova.conf.d
+        CONF([], project="nova", default_config_files=[str(file)], default_config_dirs=[])
         conf.register(CONF, image_cache.GROUPS)
         conf.check(CONF, image_cache.GROUPS)
-    except (cfg.Error, conf.ConfigurationError) as error:
+        dict(CONF.filter_scheduler.items())  # each is checked where it is read
+    except (cfg.Error, conf.ConfigurationError, ValueError) as error:
         raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
     for sentence in conf.unknown(CONF, image_cache.GROUPS):
         raise ValueError(sentence)

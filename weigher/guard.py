@@ -105,17 +105,6 @@ class Guard(native.PerProcess):
         """What happened in this process so far."""
         return self._asker.counters if self._asker else Counters()
 
-    def check(self, image_id: str, now: float) -> None:
-        """See that there can be an answer, before work is done for it; see :meth:`look`.
-
-        :raises NotKnown: Redis is lost, and nothing is known freshly of the image.
-        """
-        if self._asker is not None and self.trouble is not None:
-            with self._lock:
-                known = self._recent.look(image_id, now)
-            if known is None:
-                self._asker.check()
-
     def look(
         self, image_id: str, hosts: Sequence[str], now: float, deadline: float
     ) -> reader.Found:

@@ -6,7 +6,7 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,16 +155,17 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
         elif multiplier == 0.0 and not any(states.own_multipliers(hosts, multiplier).values()):
             why = f"{image} has multiplier 0 on all hosts"
         image_id = str(image_id)
-        if not why:
-            self._guard.check(image_id, now)
         read = states.read(hosts)
-        if not why:
-            found = self._guard.look(image_id, read.host, now, now + self._budget)
-        fresh = self._decisions.show(now, image_id, request_spec, hosts, read.instances)
+        try:
+            if not why:
+                found = self._guard.look(image_id, read.host, now, now + self._budget)
+        finally:  # it is built all the same
+            fresh = self._decisions.show(now, image_id, request_spec, hosts, read.instances)
         if why:
-            return [0.0] * len(hosts), why  # it is built all the same
+            return [0.0] * len(hosts), why
 
-        builds, unseen = _builds(read, fresh)
+        builds, crowds = _builds(read, fresh)
+        unseen = max(crowds.values(), default=0.0)
         candidates = policy.Candidates(
             _there(read.host, found, fresh),
             builds,
@@ -175,7 +176,7 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
         if not any(candidates.there) and unseen < options.most_builds:
             return [0.0] * len(hosts), f"{image} is held by 0, on its way to 0: makes no difference"
         measure = functools.partial(policy.scale, size, states.ram_mb(request_spec), options)
-        result, said = self._score(hosts, read.host, candidates, measure)
+        result, said = self._score(hosts, read.host, candidates, crowds, measure)
         return result, f"{image} {said}"
 
     def _score(
@@ -183,10 +184,11 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
         hosts: Sequence[Any],
         named: Sequence[str],
         candidates: policy.Candidates,
+        crowds: Mapping[int, float],
         measure: Callable[[policy.Candidates], policy.Scale],
     ) -> tuple[list[float], str]:
         """Return what the policy makes of hosts, and why. Those with multiplier 0 are left alone,
-        and others are not measured by them."""
+        and others are not measured by them: neither by their RAM, nor by their ``crowds``."""
         result = [0.0] * len(hosts)
         configured, _ = self._call.multipliers
         own = states.own_multipliers(hosts, configured)
@@ -199,7 +201,9 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
             if not places:
                 return result, "has multiplier 0 on all hosts"
             weighed, left = candidates.only(places), len(hosts) - len(places)
-        if any(each != configured for each in own.values()):
+            unseen = max((crowds.get(place, 0.0) for place in places), default=0.0)
+            weighed = weighed._replace(unseen=unseen)
+        if weighed.unseen and len({configured, *own.values()} - {0.0}) > 1:
             # what all others gain would draw servers to the hosts of some aggregates
             weighed = weighed._replace(unseen=0.0)
         scale = measure(weighed)
@@ -272,20 +276,22 @@ def _there(hosts: Sequence[str], found: reader.Found, fresh: decisions.Fresh) ->
     ]
 
 
-def _builds(read: states.Hosts, fresh: decisions.Fresh) -> tuple[Sequence[float], float]:
+def _builds(
+    read: states.Hosts, fresh: decisions.Fresh
+) -> tuple[Sequence[float], Mapping[int, float]]:
     """Return how many builds each host has, by its record, or what was sent there since, if that is
-    more; and the most of the latter."""
+    more; and the latter by the host's place."""
     sent = fresh.sent
     if not sent:
-        return read.builds, 0.0
+        return read.builds, {}
     builds = [
         max(known, sent[host]) if host in sent else known
         for host, known in zip(read.host, read.builds, strict=True)
     ]
     if len(set(read.host)) < len(read.host):
-        return builds, 0.0  # a host's servers are not those of each of its nodes
-    more = (now for now, known in zip(builds, read.builds, strict=True) if now > known)
-    return builds, max(more, default=0.0)
+        return builds, {}  # a host's servers are not those of each of its nodes
+    pairs = enumerate(zip(builds, read.builds, strict=True))
+    return builds, {place: now for place, (now, known) in pairs if now > known}
 
 
 def _begun(hosts: Sequence[str], fresh: decisions.Fresh) -> frozenset[int]:

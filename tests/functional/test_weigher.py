@@ -460,18 +460,46 @@ def test_requests_follow_each_other(server: servers.Redis, configure: Configure)
     assert least == {chosen: 0.0, "compute11": pytest.approx(0.2)}
 
 
-@pytest.mark.parametrize("multiplier", ["0", "2"])
 def test_a_pile_draws_nobody_to_the_hosts_of_an_aggregate(
-    multiplier: str, server: servers.Redis, configure: Configure
+    server: servers.Redis, configure: Configure
 ) -> None:
     """What all others gain would be more where the multiplier is larger."""
     scheduler, spec, _ = piled(configure, server)
     assert any(scheduler.weigh(make_hosts(12), spec))
     hosts = make_hosts(12)
     for host in hosts[6:]:
-        host.aggregates = [aggregate(multiplier)]
+        host.aggregates = [aggregate("2")]
     weights = scheduler.weigh(hosts, spec)
     assert sum(weight > 0.0 for weight in weights) <= 1  # where the image is on its way
+
+
+@pytest.mark.parametrize("left", ["others", "chosen"])
+def test_a_pile_beside_hosts_with_multiplier_0(
+    left: str, server: servers.Redis, configure: Configure
+) -> None:
+    """Others than these come next where it is on one of the others; a pile of theirs is Nova's."""
+    scheduler, _, chosen = piled(configure, server)
+    hosts = {host.host: host for host in make_hosts(12)}
+    alone = {chosen} if left == "chosen" else set(sorted(hosts.keys() - {chosen})[:4])
+    for name in alone:
+        hosts[name].aggregates = [aggregate("0")]
+    weights = scheduler.weigh(list(hosts.values()), make_spec(make_image()))
+    spared = {name for name, weight in zip(hosts, weights, strict=True) if weight}
+    assert spared == (set() if left == "chosen" else hosts.keys() - alone - {chosen})
+
+
+def test_what_is_sent_counts_without_an_answer(server: servers.Redis, configure: Configure) -> None:
+    """A storm of boots is when Redis may be late."""
+    configure(server.url, time_budget=0.05)
+    scheduler, spec = Scheduler(), make_spec(make_image(), ram_mb=512)
+    with server.client() as client:
+        client.client_pause(500, all=True)
+    ((chosen, count),) = boot(scheduler, spec, 4, 1).items()
+    assert (count, scheduler.ours.counters.known) == (4, 0)
+    wait_until_known(scheduler)
+    hosts = make_hosts(12)
+    weights = scheduler.weigh(hosts, spec)
+    assert [host.host for host, each in zip(hosts, weights, strict=True) if not each] == [chosen]
 
 
 def test_a_pile_on_a_host_of_several_nodes_counts_for_none(
