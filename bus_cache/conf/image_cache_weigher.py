@@ -21,12 +21,14 @@ OPTIONS = [
             default is above what Nova's RAM, CPU, disk and I/O weighers (1.0 each at the most) make
             of the differences between hosts that are about as full, so that a held image decides
             among these; a host that is much fuller than others gains nothing by an image, whatever
-            the multiplier (see most_imbalance), and Nova's BuildFailureWeigher (1000000) still
-            wins. It outweighs Nova's weighers of hypervisor versions and PCI devices (1.0 each),
-            too; a server of a group with soft affinity or anti-affinity it leaves alone. 0 turns it
-            off. An aggregate's metadata ``image_cache_weight_multiplier`` overrides it for the
-            aggregate's hosts: set it to 0 where hosts cache no images (Ceph), or where other
-            servers should not be drawn to (GPUs).
+            the multiplier (see most_imbalance; hosts whose multiplier is 0 are none of these
+            others), and Nova's BuildFailureWeigher (1000000) still wins. It outweighs Nova's
+            weighers of hypervisor versions and PCI devices (1.0 each), too; a server of a group
+            with soft affinity or anti-affinity it leaves alone. 0 turns it off. 2.5 keeps RAM more
+            evenly used in a cloud with fewer hosts than a burst has servers, and fetches a little
+            more (docs/placement.md). An aggregate's metadata ``image_cache_weight_multiplier``
+            overrides it for the aggregate's hosts: set it to 0 where hosts cache no images (Ceph),
+            or where other servers should not be drawn to (GPUs).
             """
         ),
     ),
@@ -69,9 +71,10 @@ OPTIONS = [
             servers fetches the image. Fewer spread a burst, and fetch more; more of them have
             builds share the host's disk and network. From nova-compute's max_concurrent_builds (10)
             on, builds wait for each other. 4: with 6 a few per cent less is fetched, and hosts are
-            less even than by Nova alone (docs/placement.md). While a scheduler process sent so many
-            to a host whose record does not have them yet, hosts with fewer gain a fifth of the
-            multiplier, whatever they have; not where aggregates say several multipliers.
+            less even; with 2 a fifth more is fetched (docs/placement.md). While a scheduler process
+            sent so many to a host whose record does not have them yet, hosts with fewer gain a
+            fifth of the multiplier, whatever they have; not where aggregates say several
+            multipliers besides 0.
             """
         ),
     ),
@@ -86,12 +89,13 @@ OPTIONS = [
             server on it, has so much less free RAM than the candidates' mean gains nothing; with
             half of it less, half. It is for an image of large_image_size; for others it goes by the
             square root of their size, up to twice as much. So hosts stay about as evenly full as by
-            Nova alone. 0: only hosts gain that have more than the mean even so; 1: RAM hardly
-            matters, and hosts that hold images are filled first. A host to which a server of the
-            image was sent within 2 seconds may lack most_builds such servers, if that is more.
-            0.03: with more, RAM is less evenly used than 1.1 times what Nova alone makes of it
-            (docs/placement.md). Where half of a server is more than that, only hosts with more free
-            RAM than the mean gain.
+            Nova alone where they are many; what fills few hosts are bursts (most_builds). 0: only
+            hosts gain that have more than the mean even so; 1: RAM hardly matters, and hosts that
+            hold images are filled first. A host to which a server of the image was sent within 2
+            seconds may lack most_builds such servers, if that is more. 0.03: with 0.06 a seventh
+            less is fetched, and RAM is less evenly used; less than 0.03 costs bytes and makes
+            little more even (docs/placement.md). Where half of a server is more than that, only
+            hosts with more free RAM than the mean gain.
             """
         ),
     ),

@@ -362,9 +362,13 @@ def test_the_command_writes_a_json_by_policy(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_nova_conf_counts_for_all_policies(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There one host is filled first, so Nova alone fetches once. Metrics are left out."""
+    """There one host is filled first, so Nova alone fetches once. Metrics are left out, and what
+    Nova of this machine reads besides."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (folder := tmp_path / ".nova" / "nova.conf.d").mkdir(parents=True)
+    (folder / "own.conf").write_text("[filter_scheduler]\nram_weight_multiplier = 5\n")
     trace.write(tmp_path / "t.csv", [request(1000.0 * index) for index in range(3)])
     (tmp_path / "nova.conf").write_text(
         "[filter_scheduler]\nram_weight_multiplier = -5\ncpu_weight_multiplier = -5\n"
@@ -399,6 +403,7 @@ def test_a_nova_conf_counts_for_all_policies(
             ["--config-file", "mistyped.conf"],
             "mistyped.conf: [image_cache_weigher] most_build is no",
         ),
+        (["--config-file", "no_number.conf"], "no_number.conf: "),
     ],
 )
 def test_wrong_use_is_told_before_the_work(
@@ -411,6 +416,7 @@ def test_wrong_use_is_told_before_the_work(
     """In one line: hours of work would be lost."""
     monkeypatch.chdir(tmp_path)
     pathlib.Path("mistyped.conf").write_text("[image_cache_weigher]\nmost_build = 2\n")
+    pathlib.Path("no_number.conf").write_text("[filter_scheduler]\nram_weight_multiplier = abc\n")
     trace.write(tmp_path / "t.csv", [request(0)])
     assert refused(tmp_path / "t.csv", capsys, *arguments).startswith(f"error: {said}")
 
