@@ -373,13 +373,16 @@ def test_the_doctor_compares_with_nova(cloud: Cloud) -> None:
         assert found[check][0] == "ok", (check, found[check])
     assert found["weigher"][0] == "problem", found["weigher"]  # this nova.conf has none
     # a host becomes Ironic's, and a server is known that is none
-    cloud.plane.database.execute(
-        "UPDATE compute_nodes SET hypervisor_type = 'ironic' WHERE host = 'compute-2'",
-        database="nova",
-    )
     gone = str(uuid.uuid4())
     cloud.writer().apply([InUse("compute-2", gone, image_id("first"), milliseconds() - 120_000)])
-    found = cloud.doctor()
+    for _ in range(3):
+        cloud.plane.database.execute(
+            "UPDATE compute_nodes SET hypervisor_type = 'ironic' WHERE host = 'compute-2'",
+            database="nova",
+        )
+        found = cloud.doctor()
+        if found["hosts without cache"][0] != "ok":
+            break  # else nova-compute wrote its record in between, as it does each minute
     assert found["hosts without cache"][0] == "warning", found["hosts without cache"]
     assert "compute-2" in found["hosts without cache"][1]
     assert found["index against nova"][0] == "warning", found["index against nova"]
