@@ -18,8 +18,8 @@ from simulator.run import Outcome
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the policies and write what they gave. What is wrong is told in one line."""
     options = _parser().parse_args(arguments)
-    chosen = options.policies or ",".join(policies.ALL)
-    names = [name.strip() for name in chosen.split(",")]
+    chosen = options.policies.split(",") if options.policies else policies.ALL
+    names = [name.strip() for name in chosen]
     unknown = [name for name in names if name not in policies.ALL]
     if unknown:
         _fail(f"no such policy: {', '.join(unknown)}; there are {', '.join(policies.ALL)}")

@@ -165,18 +165,17 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
             return [0.0] * len(hosts), why
 
         builds, crowds = _builds(read, fresh)
-        unseen = max(crowds.values(), default=0.0)
         candidates = policy.Candidates(
             _there(read.host, found, fresh),
             builds,
             read.free_ram_mb,
             _begun(read.host, fresh),
-            unseen,
+            crowds,
         )
-        if not any(candidates.there) and unseen < options.most_builds:
+        if not any(candidates.there) and candidates.unseen < options.most_builds:
             return [0.0] * len(hosts), f"{image} is held by 0, on its way to 0: makes no difference"
         measure = functools.partial(policy.scale, size, states.ram_mb(request_spec), options)
-        result, said = self._score(hosts, read.host, candidates, crowds, measure)
+        result, said = self._score(hosts, read.host, candidates, measure)
         return result, f"{image} {said}"
 
     def _score(
@@ -184,11 +183,10 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
         hosts: Sequence[Any],
         named: Sequence[str],
         candidates: policy.Candidates,
-        crowds: Mapping[int, float],
         measure: Callable[[policy.Candidates], policy.Scale],
     ) -> tuple[list[float], str]:
         """Return what the policy makes of hosts, and why. Those with multiplier 0 are left alone,
-        and others are not measured by them: neither by their RAM, nor by their ``crowds``."""
+        and others are not measured by them: neither by their RAM, nor by what is sent to them."""
         result = [0.0] * len(hosts)
         configured, _ = self._call.multipliers
         own = states.own_multipliers(hosts, configured)
@@ -201,11 +199,9 @@ class ImageCacheWeigher(weights.BaseHostWeigher):  # type: ignore[misc]
             if not places:
                 return result, "has multiplier 0 on all hosts"
             weighed, left = candidates.only(places), len(hosts) - len(places)
-            unseen = max((crowds.get(place, 0.0) for place in places), default=0.0)
-            weighed = weighed._replace(unseen=unseen)
-        if weighed.unseen and len({configured, *own.values()} - {0.0}) > 1:
+        if weighed.crowds and len({configured, *own.values()} - {0.0}) > 1:
             # what all others gain would draw servers to the hosts of some aggregates
-            weighed = weighed._replace(unseen=0.0)
+            weighed = weighed._replace(crowds={})
         scale = measure(weighed)
         weights = policy.weights(scale, weighed)
         if left:

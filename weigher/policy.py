@@ -22,7 +22,8 @@ and the more there are the more of them are idle and have room.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 MIB = 2**20
@@ -68,14 +69,20 @@ class Candidates(NamedTuple):
     free_ram_mb: Sequence[float]
     begun: frozenset[int] = frozenset()
     """Places of those to which servers of the same image were sent just now: a burst goes there."""
-    unseen: float = 0.0
-    """The most builds of a host whose record has fewer."""
+    crowds: Mapping[int, float] = MappingProxyType({})
+    """Builds of those whose record has fewer, by their place."""
+
+    @property
+    def unseen(self) -> float:
+        """The most builds of a host whose record has fewer."""
+        return max(self.crowds.values(), default=0.0)
 
     def only(self, places: Sequence[int]) -> Candidates:
         """Return some of them, in this order."""
         there, builds, free = ([column[place] for place in places] for column in self[:3])
         begun = frozenset(new for new, place in enumerate(places) if place in self.begun)
-        return Candidates(there, builds, free, begun, self.unseen)
+        crowds = {n: self.crowds[place] for n, place in enumerate(places) if place in self.crowds}
+        return Candidates(there, builds, free, begun, crowds)
 
 
 class Scale(NamedTuple):

@@ -46,7 +46,7 @@ def columns(
 ) -> Candidates:
     """Return hosts as the policy takes them; ``begun`` may name places beyond the last."""
     there, builds, free = zip(*hosts, strict=True)
-    return Candidates(there, builds, free, begun & set(range(len(hosts))), unseen)
+    return Candidates(there, builds, free, begun & set(range(len(hosts))), {0: unseen})
 
 
 def weigh(
